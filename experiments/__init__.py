@@ -1,0 +1,1 @@
+"""What a person runs: thin scripts over `seqjax`."""

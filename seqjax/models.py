@@ -1,0 +1,290 @@
+"""The built-in models, in Flax Linen.  Imports `config` and `batch`.
+
+Everything else sees a `Model`: two pure functions.  All models map inputs
+`[B, T, F]` to logits `[B, T, C]`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seqjax.batch import Array
+from seqjax.config import Config, ConfigError, unknown_name
+
+Params = Any
+
+
+class Model(NamedTuple):
+    """init: `key -> params`.  apply: `(params, inputs [B, T, F]) -> logits [B, T, C]`."""
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, Array], jax.Array]
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "none": lambda x: x,
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "gelu": nn.gelu,
+}
+
+# Glorot uniform kernels and zero biases as in Keras; Flax's own default is LeCun normal.
+glorot = nn.initializers.glorot_uniform()
+
+# One Dense layer for all steps: mapped over the step axis, its parameters shared.
+SharedDense = nn.vmap(
+    nn.Dense,
+    in_axes=1,
+    out_axes=1,
+    variable_axes={"params": None, "intermediates": 1},
+    split_rngs={"params": False},
+)
+
+
+class DenseStack(nn.Module):
+    """Dense layers shared over steps: each output sees its own step alone."""
+
+    hidden_sizes: tuple[int, ...]
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, size in enumerate(self.hidden_sizes):
+            x = SharedDense(size, kernel_init=glorot, name=f"dense_{i}")(x)
+            x = ACTIVATIONS[self.activation](x)
+        return x
+
+
+class RecurrentLayer(nn.Module):
+    """A recurrence over the steps, from the first to the last or in reverse."""
+
+    cell: Callable[..., nn.RNNCellBase]
+    size: int
+    reverse: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Any:
+        # `keep_order`: without it a reversed recurrence gives its outputs last step
+        # first, and they meet the wrong labels.
+        return nn.RNN(self.cell(self.size, kernel_init=glorot), reverse=self.reverse, keep_order=True)(x)
+
+
+class RecurrentStack(nn.Module):
+    """Recurrent layers that read forwards, in reverse, or both ways side by side."""
+
+    hidden_sizes: tuple[int, ...]
+    cell: Callable[..., nn.RNNCellBase]
+    direction: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, size in enumerate(self.hidden_sizes):
+            outputs = [
+                RecurrentLayer(self.cell, size, reverse=name == "reverse", name=f"{name}_{i}")(x)
+                for name in ("forward", "reverse")
+                if self.direction in (name, "both")
+            ]
+            x = jnp.concatenate(outputs, -1)
+        return x
+
+
+class CausalConvStack(nn.Module):
+    """Convolutions over own and earlier steps, zeros before the first; dilation 1, 2, 4, ..."""
+
+    hidden_sizes: tuple[int, ...]
+    kernel_size: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, size in enumerate(self.hidden_sizes):
+            x = nn.Conv(
+                size,
+                (self.kernel_size,),
+                kernel_dilation=2**i,
+                padding="CAUSAL",
+                kernel_init=glorot,
+                name=f"conv_{i}",
+            )(x)
+            x = ACTIVATIONS[self.activation](x)
+        return x
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention, then a pre-norm pair of Dense layers, each added to its input."""
+
+    num_heads: int
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        mask = nn.make_causal_mask(x[..., 0], dtype=bool) if self.causal else None
+        normed = nn.LayerNorm(name="attention_norm")(x)
+        attend = nn.MultiHeadDotProductAttention(self.num_heads, kernel_init=glorot, name="attention")
+        x = x + attend(normed, mask=mask)
+        hidden = SharedDense(4 * width, kernel_init=glorot, name="up")(nn.LayerNorm(name="dense_norm")(x))
+        return x + SharedDense(width, kernel_init=glorot, name="down")(nn.gelu(hidden))
+
+
+class TransformerStack(nn.Module):
+    """Transformer blocks of one width.  Without `step_position` the others are seen as a set."""
+
+    hidden_sizes: tuple[int, ...]
+    num_heads: int
+    num_layers: int
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = SharedDense(self.hidden_sizes[0], kernel_init=glorot, name="embed")(x)
+        for i in range(self.num_layers):
+            x = TransformerBlock(self.num_heads, self.causal, name=f"block_{i}")(x)
+        return nn.LayerNorm(name="norm")(x)
+
+
+class Labeller(nn.Module):
+    """A body, then one shared Dense layer that gives the logits of every step.
+
+    step_position: a one-hot of the step is appended to the features first.
+    """
+
+    body: nn.Module
+    num_classes: int
+    step_position: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.step_position:
+            num_steps = x.shape[1]
+            position = jnp.broadcast_to(jnp.eye(num_steps, dtype=x.dtype), (x.shape[0], num_steps, num_steps))
+            x = jnp.concatenate([x, position], -1)
+        x = self.body(x)
+        return SharedDense(self.num_classes, kernel_init=glorot, name="logits")(x)
+
+
+class ModelKind(NamedTuple):
+    """A row of the table of models.
+
+    body: the module that stands before the logits, made from `hidden_sizes` and
+        from those settings that `options` names.
+    hidden_sizes: the default widths.
+    options: the settings that this model takes, with their defaults; a setting
+        given to a model that has no such choice is refused.
+    recurrent: "forward", "reverse" or "both" where a recurrence carries a trace
+        of every step that it has read, however faint.
+    """
+
+    body: Callable[..., nn.Module]
+    hidden_sizes: tuple[int, ...]
+    options: dict[str, Any]
+    recurrent: str | None = None
+
+
+def _recurrence(cell: Callable[..., nn.RNNCellBase], direction: str) -> ModelKind:
+    body = functools.partial(RecurrentStack, cell=cell, direction=direction)
+    return ModelKind(body, hidden_sizes=(32,), options={}, recurrent=direction)
+
+
+def _transformer(causal: bool) -> ModelKind:
+    body = functools.partial(TransformerStack, causal=causal)
+    return ModelKind(body, hidden_sizes=(32,), options={"num_heads": 4, "num_layers": 2})
+
+
+MODELS: dict[str, ModelKind] = {
+    "dense": ModelKind(DenseStack, hidden_sizes=(10, 10), options={"activation": "none"}),
+    "gru": _recurrence(nn.GRUCell, "forward"),
+    "reverse_gru": _recurrence(nn.GRUCell, "reverse"),
+    "bidirectional_gru": _recurrence(nn.GRUCell, "both"),
+    "lstm": _recurrence(nn.OptimizedLSTMCell, "forward"),
+    "causal_conv": ModelKind(
+        CausalConvStack, hidden_sizes=(32, 32), options={"kernel_size": 2, "activation": "relu"}
+    ),
+    "attention": _transformer(causal=False),
+    "causal_attention": _transformer(causal=True),
+}
+
+# The settings that only some models take.
+OPTIONS = ("activation", "kernel_size", "num_heads", "num_layers")
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The model's own settings, its defaults filled in: `hidden_sizes` and its options.
+
+    Raises ConfigError for an unknown model or activation, for an option that this
+    model does not have, and for widths that it cannot be built with.
+    """
+    if config.model not in MODELS:
+        raise unknown_name("model", config.model, MODELS)
+    kind = MODELS[config.model]
+    found: dict[str, Any] = {"hidden_sizes": config.hidden_sizes or kind.hidden_sizes}
+    for option in OPTIONS:
+        given = getattr(config, option)
+        if option in kind.options:
+            found[option] = kind.options[option] if given is None else given
+        elif given is not None:
+            able = " and ".join(name for name, other in MODELS.items() if option in other.options)
+            raise ConfigError(f"{option}={given}: model={config.model} has no such choice, only {able}")
+    if found.get("activation", "none") not in ACTIVATIONS:
+        raise unknown_name("activation", found["activation"], ACTIVATIONS)
+    if "num_heads" in found:
+        sizes, heads = found["hidden_sizes"], found["num_heads"]
+        if len(sizes) != 1 or sizes[0] % heads:
+            raise ConfigError(
+                f"hidden_sizes={','.join(map(str, sizes))}: model={config.model} has one width, "
+                f"a multiple of num_heads={heads}, and num_layers={found['num_layers']} layers of it"
+            )
+    return found
+
+
+def build(config: Config, num_features: int, num_classes: int) -> Model:
+    """The model that a Config describes; raises ConfigError as `settings` does."""
+    module, example = _module(config, num_features, num_classes)
+
+    def init(key: jax.Array) -> Params:
+        return module.lazy_init(key, example)["params"]
+
+    def apply(params: Params, inputs: Array) -> Any:
+        return module.apply({"params": params}, inputs)
+
+    return Model(init, apply)
+
+
+def _module(config: Config, num_features: int, num_classes: int) -> tuple[Labeller, jax.ShapeDtypeStruct]:
+    found = settings(config)
+    module = Labeller(MODELS[config.model].body(**found), num_classes, config.step_position)
+    return module, jax.ShapeDtypeStruct((1, config.seq_len, num_features), jnp.float32)
+
+
+class Layer(NamedTuple):
+    """One row of a model's summary.  shape: of its output, without the batch axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    num_parameters: int
+
+
+def summary(config: Config, num_features: int, num_classes: int) -> list[Layer]:
+    """The model's layers in the order in which they run; nothing is computed, only shapes."""
+    module, example = _module(config, num_features, num_classes)
+    order: list[str] = []
+
+    def run(key: jax.Array, inputs: Array) -> Any:
+        _, variables = module.init_with_output(key, inputs, capture_intermediates=True)
+        order.extend(variables["params"]["body"])  # what eval_shape gives back is sorted by name
+        return variables
+
+    variables = jax.eval_shape(run, jax.eval_shape(jax.random.key, 0), example)
+    params, outputs = variables["params"], variables["intermediates"]
+
+    def row(name: str, params: Params, outputs: Any) -> Layer:
+        num_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        return Layer(name, outputs["__call__"][0].shape[1:], num_parameters)
+
+    body = [row(name, params["body"][name], outputs["body"][name]) for name in order]
+    return [*body, row("logits", params["logits"], outputs["logits"])]

@@ -1,0 +1,111 @@
+"""What a run shows on the console.  Eats plain results; imports nothing of the library but types."""
+
+from typing import IO, Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from seqjax.config import Config
+
+MAX_STEP_ROWS = 16  # of the per-step table; the middle of longer sequences is left out
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
+
+
+class RunReport:
+    """Shows a run as it goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, config: Config, file: IO[str]):
+        self.config = config
+        self.console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def watch(self, what: str, value: Any) -> None:
+        """Take what an experiment says as it goes on; see `experiment.Watch`."""
+        getattr(self, f"_on_{what}")(value)
+
+    def _print(self, *lines: Any) -> None:
+        for line in lines:
+            self.console.print(line)
+
+    def _on_model(self, layers: list[Any]) -> None:
+        c = self.config
+        shape = f"[{c.seq_len}, {c.num_features}]"
+        self._print(
+            f"data: {c.num_train} sequences to train on and {c.num_val} to validate on, each {shape} "
+            f"(steps, features); labels: {c.labels}"
+        )
+        table = Table(box=SIMPLE_HEAD, title=f"model: {c.model}", title_justify="left")
+        table.add_column("layer")
+        table.add_column("output (steps, width)")
+        table.add_column("parameters", justify="right")
+        for layer in layers:
+            table.add_row(layer.name, str(list(layer.shape)), f"{layer.num_parameters:,}")
+        table.add_row("all", "", f"{sum(layer.num_parameters for layer in layers):,}")
+        self._print(table)
+
+    def _on_epoch(self, record: dict[str, Any]) -> None:
+        loss, val = _number(record["train_loss"]), _number(record["val_loss"])
+        text = f"loss {loss}  val {val}  val accuracy {_number(record['val_accuracy'])}"
+        if self.console.is_terminal:
+            if self.bar is None:
+                self.progress.start()
+                self.bar = self.progress.add_task("", total=self.config.num_epochs)
+            self.progress.update(self.bar, advance=1, description=text)
+        else:
+            self._print(f"epoch {record['epoch']}/{self.config.num_epochs}  {text}")
+
+    def result(self, values: dict[str, Any]) -> None:
+        """The tables at the end."""
+        self.progress.stop()
+        final, per_step = values["final"], values["per_step"]
+        table = Table(box=SIMPLE_HEAD, title="at the end (loss in nats per step)", title_justify="left")
+        table.add_column("step")
+        for part in ("train", "val"):
+            for column in ("loss", "accuracy", "guessing"):
+                table.add_column(f"{part} {column}", justify="right")
+
+        def row(name: str, of: dict[str, Any], pick: Any) -> None:
+            keys = [f"{part}_{key}" for part in ("train", "val") for key in ("loss", "accuracy", "guess_accuracy")]
+            table.add_row(name, *(_number(pick(of[key])) for key in keys))
+
+        for step in _shown_steps(self.config.seq_len):
+            if step is None:
+                table.add_row("...")
+            else:
+                row(str(step), per_step, lambda column, step=step: column[step])
+        row("all", final, lambda value: value)
+        self._print(table)
+        self._print(
+            f"whole sequences right: train {_number(final['train_sequence_accuracy'])}, "
+            f"val {_number(final['val_sequence_accuracy'])} "
+            f"(guessing {_number(final['val_guess_sequence_accuracy'])}); "
+            f"val loss {_number(final['val_loss'])} with standard error {_number(final['val_loss_se'])}"
+        )
+
+
+def _shown_steps(seq_len: int) -> list[int | None]:
+    if seq_len <= MAX_STEP_ROWS:
+        return list(range(seq_len))
+    half = MAX_STEP_ROWS // 2
+    return [*range(half), None, *range(seq_len - half, seq_len)]
