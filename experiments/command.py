@@ -1,10 +1,11 @@
 """What every command does around its work: one line for an error, the right exit code, the cache.
 
-Exit codes: 0 done; 2 bad input or bad flags; 3 the loss is not finite;
-130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 bad input or bad flags; 3 the loss is not finite; 75 stopped, and
+can be resumed; 130 a second Ctrl-C.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import jax
 
 from experiments.flags import HelpRequested, RunFlags
+from seqjax.checkpoints import CheckpointError
 from seqjax.config import ConfigError
-from seqjax.experiment import NotFiniteError
+from seqjax.experiment import NotFiniteError, StoppedError
 
-BAD_INPUT, NOT_FINITE, INTERRUPTED = 2, 3, 130
+BAD_INPUT, NOT_FINITE, STOPPED, INTERRUPTED = 2, 3, 75, 130
 
 
 def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
@@ -28,8 +30,12 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         fail(f"{error} (--help lists the flags)", BAD_INPUT)
     except NotFiniteError as error:
         fail(str(error), NOT_FINITE)
+    except StoppedError as error:
+        fail(str(error), STOPPED)
     except KeyboardInterrupt:
-        fail("stopped; what was recorded so far is in the workdir", INTERRUPTED)
+        fail("stopped at once", INTERRUPTED)
+    except CheckpointError as error:
+        fail(str(error), BAD_INPUT)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -37,6 +43,28 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed our output: no complaint
         sys.exit(0)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"cannot write{where}: {error.strerror}", BAD_INPUT)
+
+
+class StopSignals:
+    """SIGTERM and Ctrl-C set a flag that is looked at after each epoch; a second Ctrl-C leaves at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.asked and number == signal.SIGINT:
+            os.write(2, b"stopped at once\n")
+            os._exit(INTERRUPTED)
+        self.asked = True
+        os.write(2, b"stopping after this epoch (Ctrl-C again: at once)\n")
+
+    def __call__(self) -> bool:
+        return self.asked
 
 
 def fail(text: str, code: int) -> None:

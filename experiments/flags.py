@@ -5,22 +5,24 @@ never at import, so that two commands, or a test, cannot get in each other's way
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments.presets import PRESETS
-from seqjax.config import READOUTS, Config, ConfigError, unknown_name
+from seqjax.config import READOUTS, VARY, Config, ConfigError, unknown_name
 from seqjax.models import ACTIVATIONS, MODELS
 from seqjax.tasks import LABEL_RULES
 from seqjax.training import OPTIMIZERS, SCHEDULES
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(","))
 
 
-_widths.expected = "whole numbers separated by commas, such as 10,10"  # pyright: ignore[reportFunctionMemberAccess]
+_numbers.expected = "whole numbers separated by commas, such as 10,32"  # pyright: ignore[reportFunctionMemberAccess]
 
 # fmt: off
 # A section, then (name, type, unit and meaning); the default is Config's.
@@ -38,7 +40,7 @@ EXPERIMENT = {
     ],
     "The model": [
         ("model", str, f"Model: {', '.join(MODELS)}."),
-        ("hidden_sizes", _widths, "Width of each hidden layer, separated by commas. Default: " + "; ".join(
+        ("hidden_sizes", _numbers, "Width of each hidden layer, separated by commas. Default: " + "; ".join(
             f"{name} {','.join(map(str, kind.hidden_sizes))}" for name, kind in MODELS.items()) + "."),
         ("activation", str, f"Activation of dense (default none) and causal_conv (default relu): "
                             f"{', '.join(ACTIVATIONS)}."),
@@ -59,6 +61,17 @@ EXPERIMENT = {
         ("weight_decay", float, "Decoupled weight decay of adamw, per update and unit of learning rate. "
                                 "Default: 1e-4."),
         ("grad_clip", float, "Largest global norm of a gradient; a larger one is scaled down. Default: none."),
+        ("fresh_data", bool, "Draw every batch anew: no sequence is ever seen twice, and none is stored."),
+        ("remat", bool, "Recompute the activations of a recurrence on the way back: its memory grows with the "
+                        "root of the length."),
+    ],
+    "How often, and where else": [
+        ("num_replicates", int, "Trainings of the same experiment, each with its own keys, all at once."),
+        ("first_replicate", int, "Number of the first replicate; replicate i is the same alone and in company."),
+        ("vary", str, f"What differs between replicates: {', '.join(VARY)} (the initial parameters alone; "
+                      "data and order are replicate 0's)."),
+        ("replicates_at_once", int, "Replicates trained side by side. Default: as many as fit in memory."),
+        ("eval_seq_len", _numbers, "Other lengths at which the trained model is evaluated, separated by commas."),
     ],
 }
 RUN = {
@@ -66,15 +79,32 @@ RUN = {
         ("preset", str, f"Start from a named question, flags beside it win: {', '.join(PRESETS)}."),
         ("workdir", str, "Folder for the results. Default: a fresh one under runs/."),
         ("overwrite", bool, "Replace the run that the workdir holds."),
+        ("forecast_only", bool, "Say what the loss can reach, and stop before training."),
         ("save_predictions", bool, "Write predictions.npz: of the validation sequences, the probabilities, "
                                    "labels and mask."),
         ("json", bool, "Print the content of result.json on stdout and nothing else."),
+        ("resume", bool, "Go on with the run that the workdir holds; what is not given is taken from it."),
+        ("checkpoint_every", int, "Epochs between checkpoints. Default: every 15 seconds, and when stopped."),
+        ("mesh", str, "How replicates and batches are shared out over devices, as in replica:4,data:2. "
+                      "Default: as many devices as there are replicates, the rest to the batches."),
+        ("distributed", bool, "Join the other processes of a cluster (TPU pod, SLURM, Kubernetes: detected)."),
+        ("coordinator_address", str, "HOST:PORT of process 0, where no cluster is detected."),
+        ("num_processes", int, "Number of processes, where no cluster is detected."),
+        ("process_id", int, "Number of this process, from 0, where no cluster is detected."),
         ("compilation_cache", bool, "Keep compiled programs for the next run."),
         ("cache_dir", str, "Folder for compiled programs. Default: seqjax in the user's cache folder."),
     ],
 }
 # fmt: on
-RUN_DEFAULTS = {"overwrite": False, "save_predictions": False, "json": False, "compilation_cache": True}
+RUN_DEFAULTS = {
+    "overwrite": False,
+    "forecast_only": False,
+    "resume": False,
+    "distributed": False,
+    "save_predictions": False,
+    "json": False,
+    "compilation_cache": True,
+}
 
 
 class UsageError(ConfigError):
@@ -91,8 +121,16 @@ class RunFlags:
 
     workdir: str | None
     overwrite: bool
+    forecast_only: bool
     save_predictions: bool
     json: bool
+    resume: bool
+    checkpoint_every: int | None
+    mesh: str | None
+    distributed: bool
+    coordinator_address: str | None
+    num_processes: int | None
+    process_id: int | None
     compilation_cache: bool
     cache_dir: str | None
 
@@ -109,11 +147,39 @@ def main_flags(argv: list[str]) -> tuple[Config, RunFlags]:
     preset = given.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    settings = dict(PRESETS[preset].settings) if preset else {}
     names = {field.name for field in dataclasses.fields(Config)}
-    settings |= {name: value for name, value in given.items() if name in names}
+    settings = {name: value for name, value in given.items() if name in names}
     run = {field.name: None for field in dataclasses.fields(RunFlags)} | RUN_DEFAULTS
-    return Config(**settings), RunFlags(**{name: given.get(name, default) for name, default in run.items()})
+    flags = RunFlags(**{name: given.get(name, default) for name, default in run.items()})
+    if preset is not None:
+        settings = PRESETS[preset].settings | settings
+    if flags.resume:
+        return resumed_config(flags, settings), flags
+    return Config(**settings), flags
+
+
+def resumed_config(flags: RunFlags, settings: dict[str, Any]) -> Config:
+    """The stored Config, with more epochs if so given; ConfigError where other settings differ from it."""
+    if flags.workdir is None or flags.overwrite or flags.forecast_only:
+        raise UsageError("--resume needs the --workdir of the run, and neither --overwrite nor --forecast_only")
+    path = Path(flags.workdir) / "config.json"
+    try:
+        stored = Config.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"workdir={flags.workdir}: holds no run to resume ({path.name}: {error})") from None
+    config = dataclasses.replace(stored, **settings)
+    # Where the learning rate depends on the number of epochs, more of them are another run.
+    free = {"num_epochs"} if stored.schedule == "constant" else set()
+    if config.num_epochs < stored.num_epochs:
+        free = set()
+    differ = [
+        f"{field.name} (stored {getattr(stored, field.name)}, given {getattr(config, field.name)})"
+        for field in dataclasses.fields(Config)
+        if getattr(stored, field.name) != getattr(config, field.name) and field.name not in free
+    ]
+    if differ:
+        raise UsageError(f"workdir={flags.workdir}: holds another experiment: {', '.join(differ)}")
+    return config
 
 
 def parse(argv: list[str], sections: dict[str, list[Any]], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +223,7 @@ def usage(sections: dict[str, list[Any]], defaults: dict[str, Any]) -> str:
             if kind is bool:
                 default = str(bool(default)).lower()
             end = "" if default is None else f" Default: {default}."
-            values = "N,N,..." if kind is _widths else kind.__name__
+            values = "N,N,..." if kind is _numbers else kind.__name__
             shape = f"--[no]{name}" if kind is bool else f"--{name}={values}"
             lines += [f"  {shape}", f"      {text}{end}"]
     return "\n".join(lines)

@@ -1,48 +1,92 @@
-"""One experiment: generate the data, train the model, and leave a result.json.
+"""One experiment: say what the loss can reach, train the model, and account for what came of it.
 
 python -m experiments.main --seq_len=2
 """
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
+import jax
 from flax.traverse_util import flatten_dict
 
 from experiments import command, workdir
-from experiments.flags import main_flags
-from seqjax import experiment
+from experiments.flags import RunFlags, main_flags
+from experiments.workdir import Workdir
+from seqjax import devices, experiment
+from seqjax.checkpoints import Checkpoints
+from seqjax.config import Config, ConfigError
+from seqjax.experiment import Result, StoppedError
+from seqjax.report import figures
 from seqjax.report.console import RunReport
 
 
 def main(argv: list[str]) -> None:
     """Run the experiment that the flags describe; see `command` for how it ends."""
     config, flags = main_flags(argv)
+    if flags.checkpoint_every is not None and flags.checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
     experiment.check(config)
     command.use_compilation_cache(flags)
-    name = f"{config.model}-{config.labels}-T{config.seq_len}"
-    folder = workdir.open_workdir(flags.workdir, flags.overwrite, name)
-    workdir.write_json(folder / "config.json", experiment.full_config(config))
+    if flags.distributed or flags.coordinator_address:
+        devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
+    devices.make_mesh(config.num_replicates, flags.mesh)  # a mesh that does not fit is bad input too
+    stop = command.StopSignals()
+    if jax.process_index() > 0:  # process 0 alone writes, and shows
+        run(config, flags, None, lambda what, value: None, stop)
+        return
 
+    name = f"{config.model}-{config.labels}-T{config.seq_len}"
+    folder = workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume)
+    workdir.write_json(folder / "config.json", config.to_dict())
     with RunReport(config, file=sys.stderr if flags.json else sys.stdout) as report:
 
-        def watch(what, value):
+        def watch(what: str, value: Any) -> None:
             if what == "epoch":
                 workdir.append_line(folder / "metrics.jsonl", value)
+            if what == "resumed":
+                folder.forget_epochs(value["group"], value["epoch"])
             report.watch(what, value)
 
-        result = experiment.run(config, watch)
+        try:
+            result = run(config, flags, folder, watch, stop)
+        except StoppedError as stopped:
+            command_line = f"python -m experiments.main --resume --workdir={folder.folder}"
+            raise StoppedError(f"{stopped}; go on with: {command_line}") from None
         report.result(result.values)
-
-    params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
-    workdir.write_npz(folder / "params.npz", params)
-    if flags.save_predictions:
-        workdir.write_npz(folder / "predictions.npz", result.predictions)
-    workdir.write_json(folder / "result.json", result.values)
+    write(folder, flags, result)
     if flags.json:
         json.dump(result.values, sys.stdout, indent=1, allow_nan=False)
         print()
     else:
         print(folder / "result.json")
+
+
+def run(
+    config: Config, flags: RunFlags, folder: Workdir | None, watch: experiment.Watch, stop: command.StopSignals
+) -> Result:
+    """Forecast alone, or all of it."""
+    if flags.forecast_only:
+        return experiment.run_forecast(config, watch)
+    # Every process must say alike whether there are checkpoints; only process 0 opens them.
+    checkpoints = Path(flags.workdir or "runs") if folder is None else folder / workdir.CHECKPOINTS
+    saving = experiment.Saving(lambda group: Checkpoints(checkpoints / str(group)), flags.checkpoint_every, stop)
+    return experiment.run(config, watch, mesh=flags.mesh, saving=saving)
+
+
+def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
+    """Everything that is left in the workdir at the end, `result.json` last."""
+    if result.params is not None:
+        params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
+        workdir.write_npz(folder / "params.npz", params)
+    if result.predictions is not None and flags.save_predictions:
+        one = len(result.predictions["labels"]) == 1
+        arrays = {name: array[0] if one else array for name, array in result.predictions.items()}
+        workdir.write_npz(folder / "predictions.npz", arrays)
+    for name, figure in figures.draw(result.values).items():
+        workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    workdir.write_json(folder / "result.json", result.values)
 
 
 if __name__ == "__main__":

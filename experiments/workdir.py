@@ -1,9 +1,10 @@
 """The folder of a run.  Files appear whole or not at all.  Imports nothing of the kit but `config`."""
 
+import fcntl
 import io
 import json
 import os
-import tempfile
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,32 +15,81 @@ import numpy as np
 from seqjax.config import ConfigError
 
 # What a run writes; --overwrite removes these and leaves everything else alone.
-FILES = ("config.json", "metrics.jsonl", "result.json", "params.npz", "predictions.npz")
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "result.json",
+    "params.npz",
+    "predictions.npz",
+    "dependence.png",
+    "curves.png",
+    "budget.png",
+    "lengths.png",
+)
+CHECKPOINTS = "checkpoints"
 
 
-def open_workdir(path: str | None, overwrite: bool, name: str) -> Path:
+class Workdir:
+    """A folder that this process alone writes to, from `open_workdir` on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lock = (folder / ".lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die
+        except OSError:
+            raise ConfigError(
+                f"workdir={folder}: is in use by another run; wait for it, or name another"
+            ) from None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def clear(self) -> None:
+        """Remove what a run has written, and nothing else."""
+        for file in FILES:
+            (self.folder / file).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def forget_epochs(self, group: int, done: int) -> None:
+        """Drop the lines of metrics.jsonl that tell of what comes after epoch `done` of a group."""
+        path = self / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break  # a line that was being written when the run was killed
+            if (record.get("group", 0), record["epoch"]) <= (group, done):
+                kept.append(line)
+        write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool = False) -> Workdir:
     """The run's folder, made if need be; a fresh one under `runs/` where none is named.
 
-    Raises ConfigError where it is a file, cannot be written, or holds a run and
-    `overwrite` is not set.
+    Raises ConfigError where it is a file, cannot be written, is in use, or holds a
+    run that is neither to be overwritten nor resumed.
     """
     folder = Path(path) if path else Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}"
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"workdir={folder}: is a file; expected a folder")
     held = [file for file in FILES if (folder / file).exists()]
-    if held and not overwrite:
+    if held and not overwrite and not resume:
         raise ConfigError(
-            f"workdir={folder}: holds a run ({held[0]}); name another, or replace it with --overwrite"
+            f"workdir={folder}: holds a run ({held[0]}); name another, replace it with --overwrite, "
+            f"or go on with it with --resume"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        workdir = Workdir(folder)
     except OSError as error:
         raise ConfigError(f"workdir={folder}: cannot be written ({error.strerror})") from None
-    for file in held:
-        (folder / file).unlink()
-    return folder
+    if not resume:
+        workdir.clear()
+    return workdir
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 READOUTS = ("every_step", "last_step")  # which outputs count in the loss
+VARY = ("all", "init")  # what differs between replicates
 
 
 class ConfigError(ValueError):
@@ -55,22 +56,39 @@ class Config:
     warmup_epochs: float | None = None
     weight_decay: float | None = None
     grad_clip: float | None = None
+    fresh_data: bool = False
+    remat: bool = False
+    # How often, and where else.
+    num_replicates: int = 1
+    first_replicate: int = 0
+    vary: str = "all"
+    replicates_at_once: int | None = None
+    eval_seq_len: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs"):
+        for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs", "num_replicates"):
             _whole(name, getattr(self, name), at_least=1)
         _whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
-        if self.hidden_sizes is not None:
-            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-            for size in self.hidden_sizes:
-                _whole("hidden_sizes", size, at_least=1)
-            if not self.hidden_sizes:
-                raise ConfigError("hidden_sizes is empty: expected the width of each layer, such as 10,10")
-        for name in ("kernel_size", "num_heads", "num_layers"):
+        _whole("first_replicate", self.first_replicate, at_least=0, at_most=2**31 - 1 - self.num_replicates)
+        for name in ("hidden_sizes", "eval_seq_len"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+                for size in getattr(self, name):
+                    _whole(name, size, at_least=1)
+        if self.hidden_sizes == ():
+            raise ConfigError("hidden_sizes is empty: expected the width of each layer, such as 10,10")
+        for name in ("kernel_size", "num_heads", "num_layers", "replicates_at_once"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), at_least=1)
         if self.readout not in READOUTS:
             raise unknown_name("readout", self.readout, READOUTS)
+        if self.vary not in VARY:
+            raise unknown_name("choice of vary", self.vary, VARY)
+        if self.eval_seq_len and self.step_position:
+            raise ConfigError(
+                f"eval_seq_len={','.join(map(str, self.eval_seq_len))}: a model with step_position has an input "
+                f"for each of its {self.seq_len} steps and cannot change its length"
+            )
         if self.threshold is not None:
             _whole("threshold", self.threshold)
         if not 0 <= self.event_threshold < self.num_features:
@@ -117,6 +135,7 @@ class Config:
         return dataclasses.asdict(self) | {
             "threshold": self.event_threshold,
             "hidden_sizes": None if self.hidden_sizes is None else list(self.hidden_sizes),
+            "eval_seq_len": list(self.eval_seq_len),
         }
 
     @classmethod

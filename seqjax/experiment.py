@@ -1,10 +1,10 @@
-"""Experiments as functions: a Config in, a Result out, no files.
+"""Experiments as functions: a Config in, a Result out, no files but checkpoints where asked for.
 
 Imports everything of the library but `report`.
 """
 
 import dataclasses
-import math
+import json
 import os
 import platform
 import time
@@ -15,18 +15,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax import metrics, models, tasks, training
-from seqjax.batch import Batch
+from seqjax import devices, diagnosis, forecast, metrics, models, results, tasks, training
+from seqjax.checkpoints import Checkpoint, Checkpoints
 from seqjax.config import Config, ConfigError
-from seqjax.metrics import Metrics
+from seqjax.forecast import ForecastRefused, Outlook
+from seqjax.loss_budget import loss_budget
+from seqjax.results import plain
 
 # Called as the work goes on, with what has just become known: ("model", layers),
-# ("forecast", forecast), ("epoch", one line of metrics.jsonl).
+# ("forecast", ...), ("refusal", why there is none), ("resumed", epochs done),
+# ("epoch", one line of metrics.jsonl).
 Watch = Callable[[str, Any], None]
+
+CHECKPOINT_SECONDS = 15.0  # between checkpoints, where their number of epochs is not given
+MEMORY_SHARE = 0.5  # of this machine's memory, for what a run keeps there
 
 
 class NotFiniteError(ArithmeticError):
     """The loss became NaN or infinite.  The text says when, and what to try."""
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop, did so after an epoch, and saved its state where it could."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +44,30 @@ class Result:
     """What an experiment gave.
 
     values: the content of `result.json`, plain JSON values.
-    params: final parameters, replicates along the leading axis.
+    params: final parameters, replicates along the leading axis; None without training.
     predictions: of the validation sequences: probabilities `[R, N, T, C]`, labels
         and mask `[R, N, T]`.
     """
 
     config: Config
     values: dict[str, Any]
-    params: Any
-    predictions: dict[str, np.ndarray]
+    params: Any = None
+    predictions: dict[str, np.ndarray] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """Where and how often a run saves its state.
+
+    open: the checkpoints of a group of replicates that train together, by its number;
+        None: nothing is saved.
+    every: epochs between checkpoints; None: `CHECKPOINT_SECONDS`, and when stopped.
+    should_stop: asked after each epoch; True ends the run with StoppedError.
+    """
+
+    open: Callable[[int], Checkpoints] | None = None
+    every: int | None = None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def check(config: Config) -> None:
@@ -50,7 +75,13 @@ def check(config: Config) -> None:
     tasks.build(config)
     models.settings(config)
     training.build_optimizer(config)
-    check_memory(config)
+    needed, memory = _bytes_of_one_replicate(config), _memory()
+    if needed > memory:
+        raise ConfigError(
+            f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
+            f"the data set would need {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; "
+            f"make one of them smaller, or draw every batch anew (--fresh_data)"
+        )
 
 
 def full_config(config: Config) -> dict[str, Any]:
@@ -58,116 +89,255 @@ def full_config(config: Config) -> dict[str, Any]:
     return plain(config.to_dict() | models.settings(config))
 
 
-def check_memory(config: Config) -> None:
-    """ConfigError where the data set would not fit into this machine's memory."""
-    steps = config.num_samples * config.seq_len
-    # Inputs as float32, the copy that an epoch works on, and what is small beside them.
-    needed = steps * (2 * 4 * config.num_features + 4 * 8)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.9 * memory:
-        raise ConfigError(
-            f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
-            f"the data set would need {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; "
-            f"make one of them smaller"
-        )
+def run_forecast(config: Config, watch: Watch = lambda what, value: None) -> Result:
+    """What is known before training: `result.json` without its measured keys.  Raises ConfigError."""
+    check(config)
+    task, model = _build(config, watch)
+    started = time.perf_counter()
+    outlook, known = _look_ahead(config, task, model, watch)
+    if outlook is not None:
+        known["verdict"] = diagnosis.verdict(config, outlook)
+    seconds = {"forecast": time.perf_counter() - started}
+    return Result(config, plain({"config": full_config(config), "environment": environment(seconds), **known}))
 
 
-def run(config: Config, watch: Watch = lambda what, value: None) -> Result:
-    """Train what a Config describes and measure what came of it.
+def run(
+    config: Config,
+    watch: Watch = lambda what, value: None,
+    *,
+    mesh: str | None = None,
+    saving: Saving = Saving(),
+) -> Result:
+    """Forecast, train what a Config describes, and account for what came of it.
 
-    Raises ConfigError, and NotFiniteError when the loss is no longer a number.
+    mesh: see `devices.make_mesh`.  Raises ConfigError, NotFiniteError when the loss is
+    no longer a number, and StoppedError.
     """
     check(config)
-    task = tasks.build(config)
-    model = models.build(config, task.num_features, task.num_classes)
-    watch("model", models.summary(config, task.num_features, task.num_classes))
+    device_mesh = devices.make_mesh(config.num_replicates, mesh)
+    task, model = _build(config, watch)
+    started = time.perf_counter()
+    outlook, known = _look_ahead(config, task, model, watch)
+    seconds = {"forecast": time.perf_counter() - started}
 
     started = time.perf_counter()
-    programs = training.compile_programs(config, task, model, num_replicates=1)
-    compiled = time.perf_counter()
-    seed, replicates = np.uint32(config.seed), np.arange(1, dtype=np.int32)
-    state, data = programs.setup(seed, replicates)
-    history: dict[str, list[Any]] = {}
-    for n in range(config.num_epochs):
-        state, train, val = programs.epoch(state, data, seed, replicates, np.int32(n))
-        record = epoch_record(n + 1, train, val)
-        watch("epoch", record)
-        for name, value in record.items():
-            history.setdefault(name, []).append(value)
-        if record["train_loss"] is None or record["val_loss"] is None:
+    groups = replicate_groups(config, device_mesh.shape["replica"] if device_mesh else 1)
+    programs = training.compile_programs(config, task, model, len(groups[0]), device_mesh)
+    lengths = _length_programs(config, programs.state.params, device_mesh)
+    seconds["compile"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    trained = [_train(config, programs, groups, n, watch, saving) for n in range(len(groups))]
+    seed = np.uint32(config.seed)
+    outputs, params, at_lengths = [], [], []
+    for group, (state, data, _) in zip(groups, trained, strict=True):
+        outputs.append(devices.to_host(programs.evaluate(state.params, data, seed, group)))
+        params.append(devices.to_host(state.params))
+        at_lengths.append(
+            {n: devices.to_host(program(state.params, seed, group)) for n, program in lengths.items()}
+        )
+    seconds["train"] = time.perf_counter() - started
+
+    def joined(parts: list[Any]) -> Any:
+        # The last group is filled up with replicates that nobody asked for.
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: config.num_replicates], *parts)
+
+    all_outputs = joined(outputs)
+    history = joined([past for _, _, past in trained])
+    all_params = joined(params)
+    values = {"history": history, **results.measured(all_outputs, config.num_train)}
+    if outlook is not None and outlook.field is not None:
+        trained_field = forecast.measure_trained(config, model, outlook, all_params)
+        known["influence"] = trained_field.influence
+        known["receptive_field"] = known["receptive_field"] | trained_field.sees
+    return _finish(config, outlook, known, values, seconds, all_outputs, all_params, joined(at_lengths))
+
+
+def _build(config: Config, watch: Watch) -> tuple[tasks.Task, models.Model]:
+    task = tasks.build(config)
+    watch("model", models.summary(config, task.num_features, task.num_classes))
+    return task, models.build(config, task.num_features, task.num_classes)
+
+
+def _look_ahead(
+    config: Config, task: tasks.Task, model: models.Model, watch: Watch
+) -> tuple[Outlook | None, dict[str, Any]]:
+    """The outlook, None where it is refused, and the keys of `result.json` that it fills."""
+    try:
+        outlook = forecast.look_ahead(config, task, model)
+    except ForecastRefused as refusal:
+        watch("refusal", str(refusal))
+        return None, {"forecast": {"kind": None, "reason": str(refusal)}}
+    values = forecast.values_of(outlook.forecast)
+    classes = outlook.view.position_classes
+    watch("forecast", {"forecast": values, "sentence": diagnosis.outlook_sentence(config, outlook)})
+    return outlook, {
+        "forecast": values,
+        "label_dependence": outlook.dependence.matrix,
+        "label_dependence_detection_limit": outlook.dependence.detection_limit,
+        "receptive_field": outlook.view.sees,
+        "position_classes": classes,
+        "position_blind": len(set(classes[config.scored_steps].tolist())) == 1 < config.scored_steps.sum(),
+    }
+
+
+def replicate_groups(config: Config, multiple: int = 1) -> list[np.ndarray]:
+    """The replicates' numbers in groups of one size that train together and fit into memory.
+
+    The last group is filled up; `multiple` is what the size must be a multiple of.
+    """
+    at_once = config.replicates_at_once
+    if at_once is None:
+        at_once = max(1, int(_memory() // _bytes_of_one_replicate(config)))
+    count = -(-config.num_replicates // min(at_once, config.num_replicates))
+    size = -(-config.num_replicates // count)
+    size = -(-size // multiple) * multiple
+    first = config.first_replicate
+    numbers = np.arange(first, first + count * size, dtype=np.int32)
+    return np.split(numbers, count)
+
+
+def _bytes_of_one_replicate(config: Config) -> int:
+    """Memory that grows with the data: inputs as float32 and a batch of them, labels, outputs of an evaluation."""
+    kept = config.num_val if config.fresh_data else config.num_samples
+    inputs = 4 * config.num_features * config.seq_len
+    return inputs * (kept + min(config.batch_size, config.num_train)) + config.num_samples * config.seq_len * 32
+
+
+def _memory() -> int:
+    """Bytes that a run may use for data."""
+    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _train(
+    config: Config,
+    programs: training.Programs,
+    groups: list[np.ndarray],
+    number: int,
+    watch: Watch,
+    saving: Saving,
+) -> tuple[training.TrainState, Any, dict[str, Any]]:
+    """The final state of one group of replicates, its data, and its history `[R, epochs]`."""
+    seed, group = np.uint32(config.seed), groups[number]
+    wanted = min(len(group), config.num_replicates - number * len(group))  # the rest only fills up the last group
+    state, data = programs.setup(seed, group)
+    done, saved, history = 0, time.monotonic(), {}
+    store = saving.open(number) if saving.open and jax.process_index() == 0 else None
+    if saving.open and (checkpoint := _restore(store, programs.state)) is not None:
+        done, history = checkpoint.epoch, checkpoint.record["history"]
+        state = jax.tree.map(lambda new, old: jax.device_put(old, new.sharding), state, checkpoint.state)
+    if store is not None:
+        watch("resumed", {"group": number, "epoch": done, "problems": store.problems})
+    for n in range(done, config.num_epochs):
+        state, train, val = programs.epoch(state, data, seed, group, np.int32(n))
+        values = {k: v[:wanted] for k, v in results.epoch_values(*jax.device_get((train, val))).items()}
+        for name, value in values.items():
+            history.setdefault(name, []).append(value.tolist())
+        record: dict[str, Any] = {"epoch": n + 1, **{name: value.mean() for name, value in values.items()}}
+        watch("epoch", plain(record | ({"group": number} if len(groups) > 1 else {})))
+        if not np.isfinite([values["train_loss"], values["val_loss"]]).all():
             raise NotFiniteError(
                 f"the loss is not finite in epoch {n + 1} of {config.num_epochs}; try a smaller learning rate "
                 f"(--learning_rate={config.learning_rate / 10:g}) or clipped gradients (--grad_clip=1)"
             )
-    outputs, data = jax.device_get((programs.evaluate(state.params, data), data))
-    trained = time.perf_counter()
+        last = n + 1 == config.num_epochs
+        ends = last and (saving.every is not None or number + 1 < len(groups))
+        due = (n + 1) % saving.every == 0 if saving.every else time.monotonic() - saved > CHECKPOINT_SECONDS
+        stop = devices.any_process(saving.should_stop()) and not (last and number + 1 == len(groups))
+        if saving.open and (stop or ends or devices.any_process(due)):
+            on_host = devices.to_host(state)
+            if store is not None:
+                store.save(Checkpoint(n + 1, on_host, {"history": history}))
+            saved = time.monotonic()
+        if stop:
+            if store is not None:
+                store.close()
+            raise StoppedError(f"stopped after epoch {n + 1} of {config.num_epochs}")
+    if store is not None:
+        store.close()
+    return state, data, {name: np.array(rows).T for name, rows in history.items()}
 
-    values = {
-        "config": full_config(config),
-        "environment": environment({"compile": compiled - started, "train": trained - compiled}),
-        "history": history,
-        **measured(outputs, data, config.num_train),
-    }
+
+def _restore(store: Checkpoints | None, template: Any) -> Checkpoint | None:
+    """The newest whole checkpoint, for every process: process 0 reads it and tells the others."""
+    found = store.restore(template) if store is not None else None
+    if jax.process_count() == 1:
+        return found
+    epoch, lengths = devices.from_first_process((found.epoch if found else -1, len(_packed(found))))
+    if epoch < 0:
+        return None
+    packed = np.frombuffer(_packed(found), np.uint8) if found else np.zeros(lengths, np.uint8)
+    state = found.state if found else jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    state, packed = devices.from_first_process((state, packed))
+    return Checkpoint(int(epoch), state, json.loads(bytes(packed)))
+
+
+def _packed(checkpoint: Checkpoint | None) -> bytes:
+    return b"" if checkpoint is None else json.dumps(checkpoint.record).encode()
+
+
+def _length_programs(config: Config, params: Any, mesh: Any) -> dict[int, Callable[..., Any]]:
+    """For each other length, the program that evaluates there."""
+    programs = {}
+    for length in config.eval_seq_len:
+        other = dataclasses.replace(config, seq_len=length, eval_seq_len=())
+        task = tasks.build(other)
+        model = models.build(other, task.num_features, task.num_classes)
+        programs[length] = training.compile_evaluation(other, task, model, params, mesh)
+    return programs
+
+
+def _finish(
+    config: Config,
+    outlook: Outlook | None,
+    known: dict[str, Any],
+    values: dict[str, Any],
+    seconds: dict[str, float],
+    outputs: training.StepOutputs,
+    params: Any,
+    at_lengths: dict[int, training.StepOutputs],
+) -> Result:
+    """The Result, from measured values `[R, ...]`."""
+    if outlook is not None:
+        final = values["final"]
+        values["budget"] = {
+            term: np.broadcast_to(np.nan if value is None else value, final["val_loss"].shape)
+            for term, value in loss_budget(outlook.forecast, final["train_loss"], final["val_loss"]).items()
+        }
+    values = results.over_replicates(values, config.vary)
+    values["history"]["epoch"] = np.arange(1, config.num_epochs + 1)
+    if outlook is not None:
+        values["per_step"]["bayes_predictor_loss"] = outlook.forecast.bayes_predictor_loss
+        losses = {
+            name: values["final"][name] for name in ("train_loss", "train_loss_se", "val_loss", "val_loss_se")
+        }
+        measured = diagnosis.Measured(**losses, budget=values["budget"])
+        values["verdict"] = diagnosis.verdict(config, outlook, measured)
+    if at_lengths:
+        values["lengths"] = [_length_values(config, *item) for item in at_lengths.items()]
     val = slice(config.num_train, None)
-    predictions = {
-        "probabilities": outputs.probabilities[:, val],
-        "labels": data.labels[:, val],
-        "mask": data.mask[:, val],
+    predictions = {name: getattr(outputs, name)[:, val] for name in ("probabilities", "labels", "mask")}
+    header = {"config": full_config(config), "environment": environment(seconds)}
+    return Result(config, plain(header | known | values), params, predictions)
+
+
+def _length_values(config: Config, length: int, outputs: training.StepOutputs) -> dict[str, Any]:
+    """One entry of `lengths`: the trained model at another length, and the forecast for that length."""
+    other = dataclasses.replace(config, seq_len=length, eval_seq_len=())
+    try:
+        ahead = forecast.values_of(forecast.look_ahead_of(other).forecast)
+    except ForecastRefused as refusal:
+        ahead = {"kind": None, "reason": str(refusal)}
+    of = metrics.summed(outputs.losses, outputs.correct, outputs.mask)
+    losses, errors = of.mean_loss(), results.standard_error(outputs.losses, outputs.mask)
+    return {
+        "seq_len": length,
+        "val_loss": losses.mean(),
+        "val_loss_se": results.error_of_mean(losses, errors, config.vary),
+        "val_accuracy": of.accuracy().mean(),
+        "ci95": None if len(losses) == 1 else {"val_loss": results.t_interval(losses)},
+        "forecast": ahead,
     }
-    return Result(config, plain(values), jax.device_get(state.params), predictions)
-
-
-def epoch_record(epoch: int, train: Metrics, val: Metrics) -> dict[str, Any]:
-    """One line of metrics.jsonl, means over replicates."""
-    record: dict[str, Any] = {"epoch": epoch}
-    for name, of in (("train", jax.device_get(train)), ("val", jax.device_get(val))):
-        record[f"{name}_loss"] = of.mean_loss().mean()
-        record[f"{name}_accuracy"] = of.accuracy().mean()
-        record[f"{name}_sequence_accuracy"] = of.sequence_accuracy().mean()
-    return plain(record)
-
-
-def measured(outputs: training.StepOutputs, data: Batch, num_train: int) -> dict[str, Any]:
-    """`final` and `per_step` of a result, from outputs `[R, N, T]` at the final parameters."""
-    guess = _commonest_class(data, num_train)
-    final: dict[str, Any] = {}
-    per_step: dict[str, Any] = {}
-    for name, part in (("train", slice(None, num_train)), ("val", slice(num_train, None))):
-        losses, correct = outputs.losses[:, part], outputs.correct[:, part]
-        labels, mask = data.labels[:, part], data.mask[:, part]
-        model = metrics.summed(losses, correct, mask)
-        guessing = metrics.summed(losses, labels == guess[:, None, None], mask)
-        final[f"{name}_loss"] = model.mean_loss().mean()
-        if name == "val":
-            final["val_loss_se"] = standard_error(losses[0], mask[0])
-        for kind, of in (("", model), ("guess_", guessing)):
-            final[f"{name}_{kind}accuracy"] = of.accuracy().mean()
-            final[f"{name}_{kind}sequence_accuracy"] = of.sequence_accuracy().mean()
-        with np.errstate(invalid="ignore"):  # 0 / 0 where a step does not count: null
-            per_step[f"{name}_loss"] = (model.loss / model.steps).mean(0)
-            per_step[f"{name}_accuracy"] = (model.correct / model.steps).mean(0)
-            per_step[f"{name}_guess_accuracy"] = (guessing.correct / guessing.steps).mean(0)
-    return {"final": final, "per_step": per_step}
-
-
-def _commonest_class(data: Batch, num_train: int) -> np.ndarray:
-    """`[R]`: the commonest label of the training steps that count."""
-    labels, mask = data.labels[:, :num_train], data.mask[:, :num_train]
-    return np.array([np.bincount(y[m]).argmax() for y, m in zip(labels, mask, strict=True)])
-
-
-def standard_error(losses_NxT: np.ndarray, mask_NxT: np.ndarray) -> float:
-    """Standard error of the mean loss, in nats per step.
-
-    Over sequences, whose steps are not independent: the mean is a ratio of two
-    sums (loss, steps that count), and this is its linearised standard error.
-    """
-    steps = mask_NxT.sum(-1)
-    sums = losses_NxT.sum(-1, where=mask_NxT, dtype=np.float64)
-    n, total = len(steps), steps.sum()
-    if n < 2:
-        return math.nan
-    return float(np.sqrt(n / (n - 1) * np.square(sums - sums.sum() / total * steps).sum()) / total)
 
 
 def environment(seconds: dict[str, float]) -> dict[str, Any]:
@@ -179,18 +349,6 @@ def environment(seconds: dict[str, float]) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
         "seconds": seconds,
     }
-
-
-def plain(value: Any) -> Any:
-    """Plain JSON values: arrays as lists, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

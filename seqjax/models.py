@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax.batch import Array
 from seqjax.config import Config, ConfigError, unknown_name
@@ -288,3 +289,56 @@ def summary(config: Config, num_features: int, num_classes: int) -> list[Layer]:
 
     body = [row(name, params["body"][name], outputs["body"][name]) for name in order]
     return [*body, row("logits", params["logits"], outputs["logits"])]
+
+
+class Sight(NamedTuple):
+    """What the outputs of a built-in model see, by construction; as in `bayes.View`.
+
+    sees: `[T, T]` boolean.  position_classes: `[T]`.  unordered: `[T]` boolean.
+    """
+
+    sees: np.ndarray
+    position_classes: np.ndarray
+    unordered: np.ndarray
+
+
+def sight(config: Config) -> Sight:
+    """What a built-in model sees.
+
+    The forecast of a run measures this (`receptive_field`); a remedy is forecast
+    from here, since measuring every candidate would take longer than training.
+    The tests hold the two against each other.
+    """
+    found, kind = settings(config), MODELS[config.model]
+    steps = np.arange(config.seq_len)
+    back = steps[:, None] - steps  # how many steps s lies before t
+    classes, unordered = steps, np.zeros(len(steps), bool)
+    if config.model == "dense":
+        sees, classes = back == 0, 0 * steps
+    elif config.model == "causal_conv":
+        offsets = np.zeros(1, int)
+        for layer in range(len(found["hidden_sizes"])):
+            offsets = np.unique(np.add.outer(offsets, np.arange(found["kernel_size"]) * 2**layer))
+        sees = np.isin(back, offsets)
+        classes = np.minimum(steps, offsets.max())  # every step beyond the padding has the same window
+    elif config.model == "attention":
+        sees, classes, unordered = back == back, 0 * steps, np.full(len(steps), len(steps) > 1)
+    elif config.model == "causal_attention":
+        # A second causal layer can tell the order from what the first one made of each prefix.
+        sees, unordered = back >= 0, (steps >= 2) & (found["num_layers"] == 1)
+    else:
+        sees = {"forward": back >= 0, "reverse": back <= 0, "both": back == back}[kind.recurrent or "both"]
+    if config.step_position:
+        classes, unordered = steps, np.zeros(len(steps), bool)
+    return Sight(sees, classes, unordered)
+
+
+def family(config: Config) -> str:
+    """Which functions of what it sees a built-in model can express.
+
+    "linear", "universal" (any, given enough width), or "unknown" for what lies
+    between: a convolution without activation, whose windows are not only its own step.
+    """
+    if settings(config).get("activation") != "none":
+        return "universal"
+    return "linear" if config.model == "dense" else "unknown"

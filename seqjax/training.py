@@ -1,6 +1,6 @@
 """Training: the step, the compiled epoch, many replicates at once.
 
-Imports `config`, `batch`, `tasks`, `models` and `metrics`.
+Imports `config`, `batch`, `tasks`, `models`, `metrics` and `devices`.
 
 Everything is a pure function of a seed and of replicate numbers.  Each replicate
 has its own streams for data, initial parameters and batch order, and the order of
@@ -15,16 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
 from seqjax.batch import Array, Batch, check_batch
 from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.devices import compiler_options, sharding, share_out
 from seqjax.metrics import Metrics, batch_metrics, masked_mean, step_losses
 from seqjax.models import Model, Params
 from seqjax.tasks import Task
 
 # Every use of randomness has a stream of its own, so that another model sees the
 # same data, and another batch size the same initial parameters.
-STREAMS = ("data", "init", "order")
+STREAMS = ("data", "init", "order", "fresh")
 
 
 def stream_key(seed: Array, replicate: Array, stream: str) -> jax.Array:
@@ -88,6 +90,7 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 EVAL_STEPS = 2**16  # steps evaluated at once: bounds the memory of an evaluation
+LENGTH_STEPS = 2**21  # steps on which a length that training never saw is judged, at most
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -115,13 +118,18 @@ def make_train_step(apply: Callable[[Params, Array], Any], optimizer: optax.Grad
     return train_step
 
 
-def batches(order: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Sequence numbers `[batches, B]`, and which of them count: the last batch is filled up, not dropped."""
+def batches(order: Array, batch_size: int, multiple: int = 1) -> tuple[jax.Array, np.ndarray]:
+    """Sequence numbers `[batches, B]`, and which of them count, from an order `[N]`.
+
+    The last batch is filled up, not dropped; every batch is filled up to a `multiple`,
+    so that it can be shared out over devices.
+    """
     batch_size = min(batch_size, order.size)
-    num_batches = -(-order.size // batch_size)
-    padding = num_batches * batch_size - order.size
-    valid = jnp.arange(num_batches * batch_size) < order.size
-    return jnp.pad(order, (0, padding)).reshape(num_batches, -1), valid.reshape(num_batches, -1)
+    rows, width = -(-order.size // batch_size), -(-batch_size // multiple) * multiple
+    last, wide = (0, rows * batch_size - order.size), ((0, 0), (0, width - batch_size))
+    index = jnp.pad(jnp.pad(order, last).reshape(rows, batch_size), wide)
+    valid = np.pad(np.pad(np.ones(order.size, bool), last).reshape(rows, batch_size), wide)
+    return index, valid
 
 
 def take(data: Batch, index: jax.Array, valid: jax.Array) -> Batch:
@@ -129,93 +137,216 @@ def take(data: Batch, index: jax.Array, valid: jax.Array) -> Batch:
     return Batch(data.inputs[index], data.labels[index], data.mask[index] & valid[:, None])
 
 
+def draw(config: Config, task: Task, key: jax.Array, n: int) -> Batch:
+    """`n` sequences of the task; a step whose output does not count in the loss is masked."""
+    batch = check_batch(task.draw(key, n))
+    return batch._replace(mask=batch.mask & jnp.broadcast_to(config.scored_steps, batch.mask.shape))
+
+
+# Gives the batch for sequence numbers `[B]` and which of them count.
+BatchOf = Callable[[jax.Array, jax.Array], Batch]
+
+
+def stored(data: Batch, mesh: jax.sharding.Mesh | None) -> BatchOf:
+    """Batches out of data that are there."""
+    return lambda index, valid: share_out(take(data, index, valid), mesh)
+
+
+def drawn(config: Config, task: Task, key: jax.Array, mesh: jax.sharding.Mesh | None) -> BatchOf:
+    """Batches that nobody has seen: the one that starts with sequence n is drawn under `fold_in(key, n)`."""
+
+    def batch_of(index: jax.Array, valid: jax.Array) -> Batch:
+        batch = draw(config, task, jax.random.fold_in(key, index[0]), index.shape[0])
+        return share_out(batch._replace(mask=batch.mask & valid[:, None]), mesh)
+
+    return batch_of
+
+
 def train_epoch(
-    train_step: TrainStep, state: TrainState, data: Batch, order_key: jax.Array, batch_size: int
+    train_step: TrainStep, state: TrainState, batch_of: BatchOf, index: Array, valid: Array
 ) -> tuple[TrainState, Metrics]:
-    """One pass over `data` in random order, a `lax.scan` over batches.
+    """One update for each batch of `index, valid [batches, B]`, a `lax.scan` over them.
 
-    Every sequence is seen once.  The metrics are those of each batch before its
-    update, summed over the epoch.
+    The metrics are those of each batch before its update, summed over the epoch.
     """
-    order = jax.random.permutation(order_key, data.labels.shape[0])
-
-    def step(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
-        return train_step(state, take(data, *batch))
-
-    state, metrics = jax.lax.scan(step, state, batches(order, batch_size))
+    state, metrics = jax.lax.scan(lambda state, batch: train_step(state, batch_of(*batch)), state, (index, valid))
     return state, jax.tree.map(lambda m: m.sum(0), metrics)
 
 
-def map_batches(function: Callable[[Batch], Any], data: Batch, batch_size: int) -> Any:
-    """`function` of each batch in order, `[batches, ...]`: bounds the memory of an evaluation."""
-    index = batches(jnp.arange(data.labels.shape[0]), batch_size)
-    return jax.lax.map(lambda batch: function(take(data, *batch)), index)
-
-
 class StepOutputs(NamedTuple):
-    """An evaluation, step by step: losses in nats, correct, probabilities `[..., N, T(, C)]`."""
+    """An evaluation, sequence by sequence.
+
+    losses, in nats, correct, labels, mask: `[..., N, T]`; probabilities `[..., N, T, C]`.
+    """
 
     losses: Array
     correct: Array
+    labels: Array
+    mask: Array
     probabilities: Array
 
 
-class Programs(NamedTuple):
-    """The compiled programs of a run; R replicates along the leading axis of state and data.
+def evaluate(
+    apply: Callable[[Params, Array], Any], params: Params, batch_of: BatchOf, index: Array, valid: np.ndarray
+) -> StepOutputs:
+    """The model on the sequences of `index, valid [batches, B]`, one batch at a time to bound the memory."""
 
-    setup: `(seed, replicates [R]) -> (TrainState, data [R, N, T, ...])`.
+    def outputs(batch: Batch) -> StepOutputs:
+        logits = apply(params, batch.inputs)
+        losses, correct = step_losses(logits, batch.labels)
+        return StepOutputs(losses, correct, batch.labels, batch.mask, jax.nn.softmax(logits))
+
+    padded = jax.lax.map(lambda b: outputs(batch_of(*b)), (index, valid))
+    keep = np.flatnonzero(valid)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[keep], padded)
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a run, for R replicates, the leading axis of all arrays.
+
+    setup: `(seed, replicates [R]) -> (TrainState, data [D, N, T, ...])`, with D = R,
+        or 1 where the replicates share their data.
     epoch: `(state, data, seed, replicates, n) -> (state, train, val)`: Metrics
         `[R, T]`, of the training sequences while they were learnt and of the
         validation sequences after the epoch.  The state given in is used up.
-    evaluate: `(params, data) -> StepOutputs [R, N, T]` of every sequence, those
-        that validate last.
+    evaluate: `(params, data, seed, replicates) -> StepOutputs [R, N, T]` of every
+        sequence, those that validate last.
+    state: the shapes of the TrainState.
     """
 
     setup: Callable[..., tuple[TrainState, Batch]]
     epoch: Callable[..., tuple[TrainState, Metrics, Metrics]]
-    evaluate: Callable[[Params, Batch], StepOutputs]
+    evaluate: Callable[..., StepOutputs]
+    state: TrainState
 
 
-def compile_programs(config: Config, task: Task, model: Model, num_replicates: int) -> Programs:
-    """Trace and compile what a run needs, side by side; raises ConfigError as `build_optimizer` does."""
+def compile_programs(
+    config: Config, task: Task, model: Model, num_replicates: int, mesh: jax.sharding.Mesh | None = None
+) -> Programs:
+    """Trace and compile what a run needs, side by side; raises ConfigError as `build_optimizer` does.
+
+    mesh: of axes `replica` and `data`, over which replicates and batches are shared
+        out; `num_replicates` must be a multiple of the first.
+    """
     optimizer = build_optimizer(config)
     train_step = make_train_step(model.apply, optimizer)
-    eval_batch = max(1, EVAL_STEPS // config.seq_len)
+    shared = config.vary == "init"
+    eval_batch = max(1, EVAL_STEPS // (config.seq_len * num_replicates))
+    shards = mesh.shape["data"] if mesh else 1
 
-    def setup(seed: Array, replicate: Array) -> tuple[TrainState, Batch]:
-        data = check_batch(task.draw(stream_key(seed, replicate, "data"), config.num_samples))
+    def setup_state(seed: Array, replicate: Array) -> TrainState:
         params = model.init(stream_key(seed, replicate, "init"))
-        scored = jnp.broadcast_to(config.scored_steps, data.mask.shape)
-        return TrainState(params, optimizer.init(params)), data._replace(mask=data.mask & scored)
+        return TrainState(params, optimizer.init(params))
+
+    def setup_data(seed: Array, replicate: Array) -> Batch:
+        # With fresh data, only what validates is kept.
+        kept = config.num_val if config.fresh_data else config.num_samples
+        return draw(config, task, stream_key(seed, replicate, "data"), kept)
 
     def epoch(
         state: TrainState, data: Batch, seed: Array, replicate: Array, n: Array
     ) -> tuple[TrainState, Metrics, Metrics]:
-        train_data = jax.tree.map(lambda a: a[: config.num_train], data)
-        val_data = jax.tree.map(lambda a: a[config.num_train :], data)
         order_key = jax.random.fold_in(stream_key(seed, replicate, "order"), n)
-        state, train = train_epoch(train_step, state, train_data, order_key, config.batch_size)
-        val = map_batches(lambda b: batch_metrics(model.apply(state.params, b.inputs), b), val_data, eval_batch)
+        if config.fresh_data:
+            order, batch_of = jnp.arange(config.num_train), drawn(config, task, order_key, mesh)
+        else:
+            order, batch_of = jax.random.permutation(order_key, config.num_train), stored(data, mesh)
+        state, train = train_epoch(train_step, state, batch_of, *batches(order, config.batch_size, shards))
+
+        val_data = jax.tree.map(lambda a: a[-config.num_val :], data)
+
+        def metrics(batch: tuple[jax.Array, jax.Array]) -> Metrics:
+            val = stored(val_data, mesh)(*batch)
+            return batch_metrics(model.apply(state.params, val.inputs), val)
+
+        val = jax.lax.map(metrics, batches(jnp.arange(config.num_val), eval_batch, shards))
         return state, train, jax.tree.map(lambda m: m.sum(0), val)
 
-    def evaluate(params: Params, data: Batch) -> StepOutputs:
-        def outputs(batch: Batch) -> StepOutputs:
-            logits = model.apply(params, batch.inputs)
-            return StepOutputs(*step_losses(logits, batch.labels), jax.nn.softmax(logits))
+    def evaluate_all(params: Params, data: Batch, seed: Array, replicate: Array) -> StepOutputs:
+        def of(batch_of: BatchOf, n: int) -> StepOutputs:
+            return evaluate(model.apply, params, batch_of, *batches(jnp.arange(n), eval_batch, shards))
 
-        padded = map_batches(outputs, data, eval_batch)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: config.num_samples], padded)
+        if not config.fresh_data:
+            return of(stored(data, mesh), config.num_samples)
+        # No epoch repeats, so a sample that no epoch drew stands for what was trained on.
+        train = of(drawn(config, task, stream_key(seed, replicate, "fresh"), mesh), config.num_train)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), train, of(stored(data, mesh), config.num_val))
+
+    axis_name = "replica" if mesh else None
+
+    def setup_all(seed: Array, replicates: Array) -> tuple[TrainState, Batch]:
+        state = jax.vmap(setup_state, (None, 0), spmd_axis_name=axis_name)(seed, replicates)
+        data_of = jnp.zeros_like(replicates[:1]) if shared else replicates
+        return state, jax.vmap(setup_data, (None, 0), spmd_axis_name=axis_name)(seed, data_of)
+
+    def over_replicates(function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(first, data, seed, replicate, *rest)` of all replicates.
+
+        What they share is given to all of them once, so that R small matrix products
+        with the same inputs become one large one.
+        """
+
+        def mapped(first: Any, data: Batch, seed: Array, replicates: Array, *rest: Array) -> Any:
+            axes = (0, None, None, None) if shared else (0, 0, None, 0)
+            if shared:
+                data, replicates = jax.tree.map(lambda a: a[0], data), jnp.zeros((), replicates.dtype)
+            of_all = jax.vmap(function, (*axes, *(None for _ in rest)), spmd_axis_name=axis_name)
+            return of_all(first, data, seed, replicates, *rest)
+
+        return mapped
 
     seed, number = jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((), np.int32)
     replicates = jax.ShapeDtypeStruct((num_replicates,), np.int32)
-    setup_all = jax.vmap(setup, (None, 0))
     state, data = jax.eval_shape(setup_all, seed, replicates)
-    epoch_all = jax.vmap(epoch, (0, 0, None, 0, None))
+    each, all_, where_data = P("replica"), P(), P() if shared else P("replica")
+    args, specs = (seed, replicates), (all_, all_)
     lowered = [
-        jax.jit(epoch_all, donate_argnums=0).lower(state, data, seed, replicates, number),
-        jax.jit(setup_all).lower(seed, replicates),
-        jax.jit(jax.vmap(evaluate)).lower(state.params, data),
+        _lower(
+            mesh,
+            over_replicates(epoch),
+            ((each, where_data, *specs, all_), (each, all_, all_)),
+            (state, data, *args, number),
+            donate_argnums=0,
+        ),
+        _lower(mesh, setup_all, (specs, (each, where_data)), args),
+        _lower(
+            mesh,
+            over_replicates(evaluate_all),
+            ((each, where_data, *specs), all_),
+            (state.params, data, *args),
+        ),
     ]
     with ThreadPoolExecutor() as pool:
-        epoch_program, setup_program, evaluate_program = pool.map(lambda program: program.compile(), lowered)
-    return Programs(setup_program, epoch_program, evaluate_program)
+        compiled = pool.map(lambda program: program.compile(compiler_options()), lowered)
+    epoch_program, setup_program, evaluate_program = compiled
+    return Programs(setup_program, epoch_program, evaluate_program, state)
+
+
+def _lower(
+    mesh: jax.sharding.Mesh | None, function: Callable[..., Any], specs: tuple[Any, Any], args: Any, **options: Any
+) -> jax.stages.Lowered:
+    if mesh:
+        options |= {"in_shardings": sharding(mesh, specs[0]), "out_shardings": sharding(mesh, specs[1])}
+    return jax.jit(function, **options).lower(*args)
+
+
+def compile_evaluation(
+    config: Config, task: Task, model: Model, params: Params, mesh: jax.sharding.Mesh | None = None
+) -> Callable[..., StepOutputs]:
+    """`(params, seed, replicates [R]) -> StepOutputs [R, N, T]` on new sequences of this config's length.
+
+    params: shapes, the replicates along the leading axis.  At most `LENGTH_STEPS`
+    steps are evaluated, and no more sequences than validate.
+    """
+    num_replicates = jax.tree.leaves(params)[0].shape[0]
+    num_sequences = min(config.num_val, max(64, LENGTH_STEPS // config.seq_len))
+    eval_batch = max(1, EVAL_STEPS // (config.seq_len * num_replicates))
+
+    def of_one(params: Params, seed: Array, replicate: Array) -> StepOutputs:
+        batch_of = drawn(config, task, stream_key(seed, replicate, "fresh"), mesh)
+        shards = mesh.shape["data"] if mesh else 1
+        return evaluate(model.apply, params, batch_of, *batches(jnp.arange(num_sequences), eval_batch, shards))
+
+    of_all = jax.vmap(of_one, (0, None, 0), spmd_axis_name="replica" if mesh else None)
+    args = (params, jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((num_replicates,), np.int32))
+    return _lower(mesh, of_all, ((P("replica"), P(), P()), P()), args).compile(compiler_options())

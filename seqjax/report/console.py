@@ -1,5 +1,6 @@
 """What a run shows on the console.  Eats plain results; imports nothing of the library but types."""
 
+from collections.abc import Callable
 from typing import IO, Any, Self
 
 from rich.box import SIMPLE_HEAD
@@ -9,6 +10,12 @@ from rich.table import Table
 
 from seqjax.config import Config
 
+FORECAST_COLUMNS = {
+    "prior_entropy": "guessing",
+    "bayes_loss": "any model that sees this",
+    "family_loss": "this model",
+    "noise_entropy": "label noise",
+}
 MAX_STEP_ROWS = 16  # of the per-step table; the middle of longer sequences is left out
 
 
@@ -75,17 +82,35 @@ class RunReport:
         else:
             self._print(f"epoch {record['epoch']}/{self.config.num_epochs}  {text}")
 
+    def _on_forecast(self, value: dict[str, Any]) -> None:
+        forecast = value["forecast"]
+        table = Table(box=SIMPLE_HEAD, title="forecast: the lowest loss (nats per step)", title_justify="left")
+        for column in FORECAST_COLUMNS:
+            table.add_column(FORECAST_COLUMNS[column], justify="right")
+        table.add_row(*(_number(forecast[column]) for column in FORECAST_COLUMNS))
+        self._print(table, value["sentence"])
+
+    def _on_refusal(self, reason: str) -> None:
+        self._print(reason)
+
     def result(self, values: dict[str, Any]) -> None:
-        """The tables at the end."""
+        """The tables at the end: those for which the result has keys."""
         self.progress.stop()
-        final, per_step = values["final"], values["per_step"]
+        if "final" in values:
+            self._final(values["final"], values["per_step"])
+        if "budget" in values:
+            self._budget(values["budget"], values["final"])
+        if "verdict" in values:
+            self._verdict(values["verdict"])
+
+    def _final(self, final: dict[str, Any], per_step: dict[str, Any]) -> None:
         table = Table(box=SIMPLE_HEAD, title="at the end (loss in nats per step)", title_justify="left")
         table.add_column("step")
         for part in ("train", "val"):
             for column in ("loss", "accuracy", "guessing"):
                 table.add_column(f"{part} {column}", justify="right")
 
-        def row(name: str, of: dict[str, Any], pick: Any) -> None:
+        def row(name: str, of: dict[str, Any], pick: Callable[[Any], Any]) -> None:
             keys = [f"{part}_{key}" for part in ("train", "val") for key in ("loss", "accuracy", "guess_accuracy")]
             table.add_row(name, *(_number(pick(of[key])) for key in keys))
 
@@ -100,8 +125,30 @@ class RunReport:
             f"whole sequences right: train {_number(final['train_sequence_accuracy'])}, "
             f"val {_number(final['val_sequence_accuracy'])} "
             f"(guessing {_number(final['val_guess_sequence_accuracy'])}); "
-            f"val loss {_number(final['val_loss'])} with standard error {_number(final['val_loss_se'])}"
+            f"val loss {_number(final['val_loss'])}, standard error {_number(final['val_loss_se'])}"
         )
+
+    def _budget(self, budget: dict[str, Any], final: dict[str, Any]) -> None:
+        table = Table(box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left")
+        table.add_column("term")
+        table.add_column("loss", justify="right")
+        for term, value in budget.items():
+            table.add_row(term.replace("_", " "), _number(value))
+        table.add_row("validation loss", _number(final["val_loss"]))
+        self._print(table)
+
+    def _verdict(self, verdict: dict[str, Any]) -> None:
+        self._print(f"verdict: {verdict['cause']}", verdict["text"])
+        if not verdict["remedies"]:
+            return
+        table = Table(box=SIMPLE_HEAD, title="what would help", title_justify="left")
+        table.add_column("change", no_wrap=True)
+        table.add_column("lowest loss", justify="right")
+        table.add_column("")
+        for remedy in verdict["remedies"]:
+            kind = "" if remedy["kind"] == "exact" else f"({remedy['kind'].replace('_', ' ')}) "
+            table.add_row(remedy["change"], _number(remedy["reachable_loss"]), f"{kind}{remedy['proviso'] or ''}")
+        self._print(table)
 
 
 def _shown_steps(seq_len: int) -> list[int | None]:

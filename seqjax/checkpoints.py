@@ -1,0 +1,133 @@
+"""Save and resume: the state of a run, whole or not at all.  Imports nothing of the library.
+
+Orbax writes a checkpoint under a temporary name and renames it when it is complete,
+so a process that is killed leaves the one before.  What it does not notice is a bit
+that changed on the disk, and it casts where dtypes differ: so the state's own
+checksum is stored beside it, and shapes and dtypes are compared before anything is
+loaded.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+KEEP = 3  # the newest checkpoints that are kept
+
+
+class Checkpoint(NamedTuple):
+    """epoch: epochs done.  state: the pytree that was saved.  record: plain JSON values."""
+
+    epoch: int
+    state: Any
+    record: dict[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint can be used, or none can be written; one line says why."""
+
+
+class Checkpoints:
+    """The checkpoints in one folder; written in the background, the last few kept.
+
+    problems: a line for every checkpoint that was passed over as damaged.
+    """
+
+    def __init__(self, folder: Path, keep: int = KEEP):
+        import orbax.checkpoint as ocp  # only when checkpoints are used: its import takes a while
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.problems: list[str] = []
+        self._args = ocp.args
+        # Process 0 alone writes, and reads: it has all of the state, the others wait for nothing.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={jax.process_index()})
+        if jax.process_count() == 1:
+            alone = ocp.options.MultiprocessingOptions()
+        try:
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, create=True, multiprocessing_options=alone, cleanup_tmp_directories=True
+                ),
+            )
+        except OSError as error:
+            raise CheckpointError(f"checkpoints cannot be written in {folder} ({error.strerror})") from None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start to write a checkpoint; raises CheckpointError where the one before failed."""
+        leaves = _leaves(checkpoint.state)
+        meta = {"record": checkpoint.record, "checksum": _checksum(leaves)}
+        args = self._args.Composite(state=self._args.StandardSave(leaves), meta=self._args.JsonSave(meta))
+        try:
+            self._manager.save(checkpoint.epoch, args=args, force=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint of epoch {checkpoint.epoch} failed: {_first_line(error)}"
+            ) from error
+
+    def wait(self) -> None:
+        """Until what was begun is written; raises CheckpointError where that failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise CheckpointError(f"a checkpoint could not be written: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Wait, and let go of the folder."""
+        self.wait()
+        self._manager.close()
+
+    def restore(self, template: Any) -> Checkpoint | None:
+        """The newest checkpoint that is whole, as NumPy arrays in the tree of `template`; None where none is.
+
+        template: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        """
+        wanted = _leaves(template)
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                leaves, record = self._read(epoch, wanted)
+            except Exception as error:
+                self.problems.append(f"the checkpoint of epoch {epoch} is damaged ({_first_line(error)})")
+                continue
+            treedef = jax.tree.structure(template)
+            return Checkpoint(epoch, jax.tree.unflatten(treedef, list(leaves.values())), record)
+        return None
+
+    def _read(self, epoch: int, wanted: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        stored = self._manager.item_metadata(epoch)["state"].tree
+        for name in wanted.keys() | stored.keys():
+            found, expected = (_kind(tree.get(name)) for tree in (stored, wanted))
+            if found != expected:
+                raise ValueError(f"{name} is {found}, expected {expected}")
+        abstract = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+        args = self._args.Composite(state=self._args.StandardRestore(abstract), meta=self._args.JsonRestore())
+        found = self._manager.restore(epoch, args=args)
+        leaves = {name: np.asarray(found["state"][name]) for name in wanted}
+        if _checksum(leaves) != found["meta"]["checksum"]:
+            raise ValueError("its bytes are not those that were saved")
+        return leaves, found["meta"]["record"]
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their path, in the tree's order."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _kind(leaf: Any) -> str:
+    return "absent" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+
+
+def _checksum(leaves: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, leaf in leaves.items():
+        digest.update(f"{name} {_kind(leaf)} ".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
