@@ -18,7 +18,6 @@ from seqjax import devices, experiment
 from seqjax.checkpoints import Checkpoints
 from seqjax.config import Config, ConfigError
 from seqjax.experiment import Result, StoppedError
-from seqjax.report import figures
 from seqjax.report.console import RunReport
 
 
@@ -77,6 +76,8 @@ def run(
 
 def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
     """Everything that is left in the workdir at the end, `result.json` last."""
+    from seqjax.report import figures  # brings matplotlib, which takes a while
+
     if result.params is not None:
         params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
         workdir.write_npz(folder / "params.npz", params)

@@ -7,6 +7,7 @@ checksum is stored beside it, and shapes and dtypes are compared before anything
 loaded.
 """
 
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -37,25 +38,34 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = KEEP):
+        self.folder, self.keep = folder.absolute(), keep
+        self.problems: list[str] = []
+
+    @functools.cached_property
+    def _args(self) -> Any:
         import orbax.checkpoint as ocp  # only when checkpoints are used: its import takes a while
 
+        return ocp.args
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self.problems: list[str] = []
-        self._args = ocp.args
-        # Process 0 alone writes, and reads: it has all of the state, the others wait for nothing.
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={jax.process_index()})
-        if jax.process_count() == 1:
-            alone = ocp.options.MultiprocessingOptions()
+        one = jax.process_count() == 1
+        # Process 0 alone writes and reads: it has all of the state, and waits for nobody.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes=None if one else {0}, barrier_sync_key_prefix=None if one else "alone"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep, create=True, multiprocessing_options=alone, cleanup_tmp_directories=True
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         try:
-            self._manager = ocp.CheckpointManager(
-                folder.absolute(),
-                item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep, create=True, multiprocessing_options=alone, cleanup_tmp_directories=True
-                ),
-            )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
         except OSError as error:
-            raise CheckpointError(f"checkpoints cannot be written in {folder} ({error.strerror})") from None
+            raise CheckpointError(f"checkpoints cannot be written in {self.folder} ({error.strerror})") from None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Start to write a checkpoint; raises CheckpointError where the one before failed."""
@@ -78,14 +88,18 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and let go of the folder."""
-        self.wait()
-        self._manager.close()
+        if "_manager" in self.__dict__:
+            self.wait()
+            self._manager.close()
+            del self._manager
 
     def restore(self, template: Any) -> Checkpoint | None:
         """The newest checkpoint that is whole, as NumPy arrays in the tree of `template`; None where none is.
 
         template: a pytree of arrays or `jax.ShapeDtypeStruct`.
         """
+        if not self.folder.exists():
+            return None
         wanted = _leaves(template)
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:

@@ -57,7 +57,7 @@ class Config:
     weight_decay: float | None = None
     grad_clip: float | None = None
     fresh_data: bool = False
-    remat: bool = False
+    remat: bool | None = None
     # How often, and where else.
     num_replicates: int = 1
     first_replicate: int = 0

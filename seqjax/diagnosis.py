@@ -4,7 +4,7 @@ Imports `config`, `models`, `forecast` and `loss_budget`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,23 +118,30 @@ def sight_in_words(outlook: Outlook) -> str:
 def unseen_in_words(config: Config, outlook: Outlook) -> str:
     """Which labels depend on steps that their outputs do not see; empty where none does."""
     missing = outlook.dependence.matrix & ~outlook.view.sees & config.scored_steps[:, None]
-    rows = np.flatnonzero(missing.any(1))
-    if not len(rows):
+    rows = np.flatnonzero(missing.any(1)).tolist()
+    if not rows:
         return ""
     # Labels that miss the same steps are told in one breath.
     groups: dict[bytes, list[int]] = {}
     for t in rows:
         groups.setdefault(missing[t].tobytes(), []).append(int(t))
+
+    def depends(labels: Sequence[int]) -> str:
+        return f"Label {labels[0]} depends" if len(labels) == 1 else f"Labels {steps_in_words(labels)} depend"
+
+    def on(t: int) -> str:
+        steps = np.flatnonzero(missing[t])
+        return f"step{'s' if len(steps) > 1 else ''} {steps_in_words(steps)}"
+
+    if len(groups) > 2:
+        t, s = np.nonzero(missing)
+        where = "later" if (s > t).all() else "earlier" if (s < t).all() else "other"
+        example = f"label {rows[0]}, for one, on {on(rows[0])}"
+        return f"{depends(rows)} on {where} steps that their outputs do not see ({example})."
     told = []
-    for labels in list(groups.values())[:3]:
-        steps = np.flatnonzero(missing[labels[0]])
-        subject = f"Label {labels[0]} depends" if len(labels) == 1 else f"Labels {steps_in_words(labels)} depend"
-        object_ = f"step{'s' if len(steps) > 1 else ''} {steps_in_words(steps)}"
+    for labels in groups.values():
         blind = "its output does" if len(labels) == 1 else "their outputs do"
-        told.append(f"{subject} on {object_}, which {blind} not see.")
-    left = sum(map(len, list(groups.values())[3:]))
-    if left:
-        told.append(f"So {'do' if left > 1 else 'does'} {left} more label{'s' if left > 1 else ''}.")
+        told.append(f"{depends(labels)} on {on(labels[0])}, which {blind} not see.")
     return " ".join(told)
 
 

@@ -62,17 +62,38 @@ class DenseStack(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """A recurrence over the steps, from the first to the last or in reverse."""
+    """A recurrence over the steps, from the first to the last or in reverse.
+
+    remat: on the way back, activations are computed again, block by block of √T
+        steps, so that memory grows with √T and not with T.  The outputs are the same.
+    """
 
     cell: Callable[..., nn.RNNCellBase]
     size: int
     reverse: bool
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        # `keep_order`: without it a reversed recurrence gives its outputs last step
-        # first, and they meet the wrong labels.
-        return nn.RNN(self.cell(self.size, kernel_init=glorot), reverse=self.reverse, keep_order=True)(x)
+        cell = self.cell(self.size, kernel_init=glorot)
+        if not self.remat:
+            # `keep_order`: without it a reversed recurrence gives its outputs last step
+            # first, and they meet the wrong labels.
+            return nn.RNN(cell, reverse=self.reverse, keep_order=True)(x)
+        x = x[:, ::-1] if self.reverse else x
+        num_steps = x.shape[1]
+        length = math.isqrt(num_steps - 1) + 1
+        blocks = jnp.pad(x, ((0, 0), (0, -num_steps % length), (0, 0)))
+        blocks = blocks.reshape(len(x), -1, length, x.shape[-1])
+        over = {"variable_broadcast": "params", "split_rngs": {"params": False}, "in_axes": 1, "out_axes": 1}
+
+        def block(cell: nn.RNNCellBase, carry: Any, x: Array) -> Any:
+            return nn.scan(lambda cell, carry, x: cell(carry, x), **over)(cell, carry, x)
+
+        carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)  # zeros: the key is not used
+        _, y = nn.scan(nn.remat(block, prevent_cse=False), **over)(cell, carry, blocks)
+        y = y.reshape(len(x), -1, self.size)[:, :num_steps]
+        return y[:, ::-1] if self.reverse else y
 
 
 class RecurrentStack(nn.Module):
@@ -81,12 +102,13 @@ class RecurrentStack(nn.Module):
     hidden_sizes: tuple[int, ...]
     cell: Callable[..., nn.RNNCellBase]
     direction: str
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i, size in enumerate(self.hidden_sizes):
             outputs = [
-                RecurrentLayer(self.cell, size, reverse=name == "reverse", name=f"{name}_{i}")(x)
+                RecurrentLayer(self.cell, size, name == "reverse", self.remat, name=f"{name}_{i}")(x)
                 for name in ("forward", "reverse")
                 if self.direction in (name, "both")
             ]
@@ -189,7 +211,7 @@ class ModelKind(NamedTuple):
 
 def _recurrence(cell: Callable[..., nn.RNNCellBase], direction: str) -> ModelKind:
     body = functools.partial(RecurrentStack, cell=cell, direction=direction)
-    return ModelKind(body, hidden_sizes=(32,), options={}, recurrent=direction)
+    return ModelKind(body, hidden_sizes=(32,), options={"remat": False}, recurrent=direction)
 
 
 def _transformer(causal: bool) -> ModelKind:
@@ -211,7 +233,7 @@ MODELS: dict[str, ModelKind] = {
 }
 
 # The settings that only some models take.
-OPTIONS = ("activation", "kernel_size", "num_heads", "num_layers")
+OPTIONS = ("activation", "kernel_size", "num_heads", "num_layers", "remat")
 
 
 def settings(config: Config) -> dict[str, Any]:

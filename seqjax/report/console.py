@@ -93,6 +93,11 @@ class RunReport:
     def _on_refusal(self, reason: str) -> None:
         self._print(reason)
 
+    def _on_resumed(self, value: dict[str, Any]) -> None:
+        self._print(*value["problems"])
+        if value["epoch"]:
+            self._print(f"going on after epoch {value['epoch']} of {self.config.num_epochs}")
+
     def result(self, values: dict[str, Any]) -> None:
         """The tables at the end: those for which the result has keys."""
         self.progress.stop()
