@@ -6,6 +6,7 @@ never at import, so that two commands, or a test, cannot get in each other's way
 
 import dataclasses
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(","))
 
 
+def _boolean(text: str) -> bool:
+    return bool(flags.BooleanParser().parse(text))
+
+
+_boolean.expected = "true or false"  # pyright: ignore[reportFunctionMemberAccess]
 _numbers.expected = "whole numbers separated by commas, such as 10,32"  # pyright: ignore[reportFunctionMemberAccess]
 
 # fmt: off
@@ -95,6 +101,10 @@ RUN = {
         ("cache_dir", str, "Folder for compiled programs. Default: seqjax in the user's cache folder."),
     ],
 }
+TABLE = [
+    ("every_model", bool, "A column for each built-in model instead of one for what a predictor may use."),
+    ("json", bool, "Print the rows as JSON and nothing else."),
+]
 # fmt: on
 RUN_DEFAULTS = {
     "overwrite": False,
@@ -149,8 +159,7 @@ def main_flags(argv: list[str]) -> tuple[Config, RunFlags]:
         raise unknown_name("preset", preset, PRESETS)
     names = {field.name for field in dataclasses.fields(Config)}
     settings = {name: value for name, value in given.items() if name in names}
-    run = {field.name: None for field in dataclasses.fields(RunFlags)} | RUN_DEFAULTS
-    flags = RunFlags(**{name: given.get(name, default) for name, default in run.items()})
+    flags = _run_flags(given)
     if preset is not None:
         settings = PRESETS[preset].settings | settings
     if flags.resume:
@@ -182,18 +191,102 @@ def resumed_config(flags: RunFlags, settings: dict[str, Any]) -> Config:
     return config
 
 
-def parse(argv: list[str], sections: dict[str, list[Any]], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The values of those flags that were given; raises UsageError and HelpRequested."""
+def sweep_flags(argv: list[str]) -> tuple[dict[str, list[Any]], RunFlags]:
+    """The flags of `experiments.sweep`: for every setting the list of its values, plain JSON; and how to run.
+
+    Raises as `main_flags` does.
+    """
+    of_one_run = ("forecast_only", "save_predictions")
+    rows = {section: [row for row in rows if row[0] not in of_one_run] for section, rows in RUN.items()}
+    settings = {field.name: field.default for field in dataclasses.fields(Config)}
+    given = parse(argv, EXPERIMENT | rows, settings | RUN_DEFAULTS, several=set(settings))
+    flags = _run_flags(given)
+    if flags.checkpoint_every is not None and flags.checkpoint_every < 1:
+        raise UsageError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
+    grid = {name: values for name, values in given.items() if name in settings}
+    preset = given.get("preset")
+    if preset is not None:
+        if preset not in PRESETS:
+            raise unknown_name("preset", preset, PRESETS)
+        grid = {name: [_plain(value)] for name, value in PRESETS[preset].settings.items()} | grid
+    if flags.resume:
+        return resumed_grid(flags, grid), flags
+    return {name: grid.get(name, [_plain(value)]) for name, value in settings.items()}, flags
+
+
+def table_flags(argv: list[str]) -> tuple[list[Config], dict[str, Any]]:
+    """The flags of `experiments.table`: the questions that are its rows, and how to show them.
+
+    Raises as `main_flags` does.
+    """
+    names = ("seq_len", "labels", "num_features", "threshold", "label_noise", "readout", "seed")
+    rows = [row for rows in EXPERIMENT.values() for row in rows if row[0] in names]
+    sections = {"The questions": rows, "The table": TABLE}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults |= {"seq_len": "2,3", "labels": "all of them"}
+    several = {"seq_len", "labels"}
+    given = {"seq_len": [2, 3], "labels": list(LABEL_RULES)} | parse(argv, sections, defaults, several=several)
+    flags = {name: given.pop(name, False) for name, _, _ in TABLE}
+    configs: list[Config] = []
+    for labels in given.pop("labels"):
+        if labels not in LABEL_RULES:
+            raise unknown_name("label rule", labels, LABEL_RULES)
+        configs += [Config(**given | {"labels": labels, "seq_len": seq_len}) for seq_len in given["seq_len"]]
+    return configs, flags
+
+
+def resumed_grid(flags: RunFlags, given: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The stored grid; ConfigError where what is given differs from it."""
+    if flags.workdir is None or flags.overwrite:
+        raise UsageError("--resume needs the --workdir of the sweep, and no --overwrite")
+    try:
+        stored = json.loads((Path(flags.workdir) / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"workdir={flags.workdir}: holds no sweep to resume (config.json: {error})") from None
+    names = {field.name for field in dataclasses.fields(Config)}
+    if (
+        not isinstance(stored, dict)
+        or set(stored) != names
+        or not all(isinstance(v, list) for v in stored.values())
+    ):
+        raise UsageError(f"workdir={flags.workdir}: holds no sweep to resume (config.json: lists no grid)")
+    differ = [
+        f"{name} (stored {stored[name]}, given {values})"
+        for name, values in given.items()
+        if values != stored[name]
+    ]
+    if differ:
+        raise UsageError(f"workdir={flags.workdir}: holds another sweep: {', '.join(differ)}")
+    return stored
+
+
+def _run_flags(given: dict[str, Any]) -> RunFlags:
+    run = {field.name: None for field in dataclasses.fields(RunFlags)} | RUN_DEFAULTS
+    return RunFlags(**{name: given.get(name, default) for name, default in run.items()})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse(
+    argv: list[str], sections: dict[str, list[Any]], defaults: dict[str, Any], several: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """The values of those flags that were given; raises UsageError and HelpRequested.
+
+    several: the flags that take any number of values; theirs are lists.
+    """
     values = flags.FlagValues()
     converters = {}
     for rows in sections.values():
         for name, kind, text in rows:
-            if kind is bool:
+            if kind is bool and name not in several:
                 flags.DEFINE_boolean(name, None, text, flag_values=values)
             else:
                 # Read as text and converted below, so that all errors read alike.
-                flags.DEFINE_string(name, None, text, flag_values=values)
-                converters[name] = kind
+                as_text = flags.Flag(flags.ArgumentParser(), None, name, None, text, boolean=kind is bool)
+                flags.DEFINE_flag(as_text, values)
+                converters[name] = _boolean if kind is bool else kind
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
         raise HelpRequested(usage(sections, defaults))
     try:
@@ -205,12 +298,30 @@ def parse(argv: list[str], sections: dict[str, list[Any]], defaults: dict[str, A
     given = {name: values[name].value for rows in sections.values() for name, _, _ in rows if values[name].present}
     for name, convert in converters.items():
         if name in given:
-            try:
-                given[name] = convert(given[name])
-            except ValueError:
-                expected = {int: "a whole number", float: "a number"}.get(convert) or convert.expected
-                raise UsageError(f"{name}={given[name]!r}: expected {expected}") from None
+            read = _read_several if name in several else _read
+            given[name] = read(name, convert, given[name])
     return given
+
+
+def _read(name: str, convert: Any, text: str) -> Any:
+    try:
+        return convert(text)
+    except ValueError:
+        expected = {int: "a whole number", float: "a number"}.get(convert) or convert.expected
+        raise UsageError(f"{name}={text!r}: expected {expected}") from None
+
+
+def _read_several(name: str, convert: Any, text: str) -> list[Any]:
+    separator, word = (";", "semicolons") if convert is _numbers else (",", "commas")
+    values = []
+    for part in text.split(separator):
+        if not part.strip():
+            raise UsageError(f"{name}={text!r}: has an empty value; expected values separated by {word}")
+        value = _plain(_read(name, convert, part.strip()))
+        if value in values:
+            raise UsageError(f"{name}={text!r}: has the value {part.strip()} twice")
+        values.append(value)
+    return values
 
 
 def usage(sections: dict[str, list[Any]], defaults: dict[str, Any]) -> str:

@@ -25,6 +25,9 @@ FILES = (
     "curves.png",
     "budget.png",
     "lengths.png",
+    "sweep.jsonl",
+    "sweep.png",
+    "loss_by_length.png",
 )
 CHECKPOINTS = "checkpoints"
 

@@ -2,14 +2,17 @@
 
 Orbax writes a checkpoint under a temporary name and renames it when it is complete,
 so a process that is killed leaves the one before.  What it does not notice is a bit
-that changed on the disk, and it casts where dtypes differ: so the state's own
+that changed on the disk, and it casts where dtypes differ: so the checkpoint's own
 checksum is stored beside it, and shapes and dtypes are compared before anything is
 loaded.
 """
 
 import functools
 import hashlib
+import json
 import logging
+import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +54,9 @@ class Checkpoints:
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # pages of what reaches us as exceptions
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         one = jax.process_count() == 1
         # Process 0 alone writes and reads: it has all of the state, and waits for nobody.
         alone = ocp.options.MultiprocessingOptions(
@@ -67,13 +72,23 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"checkpoints cannot be written in {self.folder} ({error.strerror})") from None
 
+    def _unraisable(self, found: Any) -> None:
+        # Where one of many reads fails, Orbax leaves the others behind, and they say so, each of them.
+        if str(found.exc_value) != "Event loop is closed":
+            self._hook(found)
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Start to write a checkpoint; raises CheckpointError where the one before failed."""
         leaves = _leaves(checkpoint.state)
-        meta = {"record": checkpoint.record, "checksum": _checksum(leaves)}
+        meta = {"record": checkpoint.record, "checksum": _checksum(checkpoint.epoch, leaves, checkpoint.record)}
         args = self._args.Composite(state=self._args.StandardSave(leaves), meta=self._args.JsonSave(meta))
+        manager = self._manager
         try:
-            self._manager.save(checkpoint.epoch, args=args, force=True)
+            # What lies ahead was passed over as damaged: Orbax would keep it and not the new one.
+            for epoch in manager.all_steps():
+                if epoch >= checkpoint.epoch:
+                    manager.delete(epoch)
+            manager.save(checkpoint.epoch, args=args, force=True)
         except Exception as error:
             raise CheckpointError(
                 f"the checkpoint of epoch {checkpoint.epoch} failed: {_first_line(error)}"
@@ -92,6 +107,7 @@ class Checkpoints:
             self.wait()
             self._manager.close()
             del self._manager
+            sys.unraisablehook = self._hook
 
     def restore(self, template: Any) -> Checkpoint | None:
         """The newest checkpoint that is whole, as NumPy arrays in the tree of `template`; None where none is.
@@ -112,7 +128,10 @@ class Checkpoints:
         return None
 
     def _read(self, epoch: int, wanted: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        stored = self._manager.item_metadata(epoch)["state"].tree
+        description = self._manager.item_metadata(epoch)["state"]
+        if description is None:
+            raise ValueError("what describes its state is gone")
+        stored = description.tree
         for name in wanted.keys() | stored.keys():
             found, expected = (_kind(tree.get(name)) for tree in (stored, wanted))
             if found != expected:
@@ -121,9 +140,10 @@ class Checkpoints:
         args = self._args.Composite(state=self._args.StandardRestore(abstract), meta=self._args.JsonRestore())
         found = self._manager.restore(epoch, args=args)
         leaves = {name: np.asarray(found["state"][name]) for name in wanted}
-        if _checksum(leaves) != found["meta"]["checksum"]:
+        record = found["meta"]["record"]
+        if _checksum(epoch, leaves, record) != found["meta"]["checksum"]:
             raise ValueError("its bytes are not those that were saved")
-        return leaves, found["meta"]["record"]
+        return leaves, record
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -135,8 +155,8 @@ def _kind(leaf: Any) -> str:
     return "absent" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
 
 
-def _checksum(leaves: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
+def _checksum(epoch: int, leaves: dict[str, Any], record: dict[str, Any]) -> str:
+    digest = hashlib.sha256(f"{epoch} {json.dumps(record, sort_keys=True)} ".encode())
     for name, leaf in leaves.items():
         digest.update(f"{name} {_kind(leaf)} ".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -144,4 +164,7 @@ def _checksum(leaves: dict[str, Any]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """One line of an error, its beginning and its end: the reason may stand in either."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = re.sub(r" \[\w+='.*", "", line)  # what TensorStore adds for its own developers
+    return line if len(line) <= 240 else f"{line[:120]} ... {line[-115:]}"

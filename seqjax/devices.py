@@ -27,6 +27,11 @@ def compiler_options() -> dict[str, Any]:
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
+def memory() -> float:
+    """Bytes of memory of one device; infinite where it is the machine's own, or not told."""
+    return float((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf))
+
+
 def make_mesh(num_replicates: int, text: str | None = None) -> Mesh | None:
     """All devices as a mesh of axes `replica` and `data`, of type Auto; None for a single device.
 

@@ -79,7 +79,7 @@ def check(config: Config) -> None:
     if needed > memory:
         raise ConfigError(
             f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
-            f"the data set would need {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; "
+            f"the data set would need {needed / 2**30:,.1f} GiB, and may take {memory / 2**30:,.1f} GiB here; "
             f"make one of them smaller, or draw every batch anew (--fresh_data)"
         )
 
@@ -188,7 +188,8 @@ def replicate_groups(config: Config, multiple: int = 1) -> list[np.ndarray]:
     """
     at_once = config.replicates_at_once
     if at_once is None:
-        at_once = max(1, int(_memory() // _bytes_of_one_replicate(config)))
+        memory = min(_memory(), MEMORY_SHARE * devices.memory())
+        at_once = max(1, int(memory // _bytes_of_one_replicate(config)))
     count = -(-config.num_replicates // min(at_once, config.num_replicates))
     size = -(-config.num_replicates // count)
     size = -(-size // multiple) * multiple

@@ -136,11 +136,10 @@ def bits_task(
     count_probs = np.stack([count_prob * ~above, count_prob * above])
 
     def draw_inputs(key: jax.Array, n: int) -> jax.Array:
-        # One random byte gives eight bits: an eighth of the random numbers.
-        num_bytes = -(-bits // 8)
-        packed = jax.random.bits(key, (n, seq_len, num_bytes), jnp.uint8)
-        set_bits = jnp.unpackbits(packed, axis=-1, count=bits)
-        return set_bits.astype(jnp.float32) - 0.5
+        # One random word gives 32 bits: a thirty-second of the random numbers.
+        words = jax.random.bits(key, (n, seq_len, -(-bits // 32)))
+        set_bits = words[..., None] >> jnp.arange(32, dtype=words.dtype).reshape(1, 1, 1, 32) & 1
+        return set_bits.reshape(n, seq_len, -1)[..., :bits].astype(jnp.float32) - 0.5
 
     return Task(
         seq_len=seq_len,

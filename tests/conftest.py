@@ -4,6 +4,100 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hypothesis
 import jax
+import pytest
+import tiny
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example may compile, so it may take its time.
+hypothesis.settings.register_profile("seqjax", deadline=None)
+hypothesis.settings.load_profile("seqjax")
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class MainCommand:
+    """`python -m experiments.main` inside this process, its experiment not run but given: a small one's result.
+
+    home: the only folder that it may write to.  ran: the Config and the options of every experiment asked for.
+    updates: what it would have changed in JAX's settings.
+    """
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        from experiments import main
+        from seqjax import experiment
+
+        self.home, self.monkeypatch, self.capsys = home, monkeypatch, capsys
+        self.ran: list[tuple[Any, dict[str, Any]]] = []
+        self.forecast_alone = 0
+        self.updates: dict[str, Any] = {}
+        self.folders: list[Any] = []
+        opened = main.workdir.open_workdir
+
+        def run(config, watch, **options):
+            self.ran.append((config, options))
+            result = tiny.run()
+            history = result.values["history"]
+            for n in range(len(history["epoch"])):
+                watch("epoch", {name: values[n] for name, values in history.items()})
+            return result
+
+        def run_forecast(config, watch):
+            self.forecast_alone += 1
+            result = tiny.run()
+            measured = ("history", "final", "per_step", "budget")
+            values = {name: value for name, value in result.values.items() if name not in measured}
+            return experiment.Result(config, values)
+
+        def open_workdir(*args, **kwargs):
+            self.folders.append(opened(*args, **kwargs))
+            return self.folders[-1]
+
+        monkeypatch.setattr(experiment, "run", run)
+        monkeypatch.setattr(experiment, "run_forecast", run_forecast)
+        monkeypatch.setattr(main.workdir, "open_workdir", open_workdir)
+        monkeypatch.setattr("seqjax.report.figures.draw", lambda values: {})
+        monkeypatch.setattr(jax.config, "update", self.updates.__setitem__)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        monkeypatch.chdir(home)
+
+    def __call__(self, *argv: str) -> Ended:
+        from experiments import command, main
+
+        self.monkeypatch.setattr(sys, "argv", ["experiments.main", *argv])
+        self.capsys.readouterr()
+        code = 0
+        try:
+            command.run_command(main.main, main.__doc__)
+        except SystemExit as ended:
+            code = ended.code
+        for folder in self.folders:
+            folder._lock.close()  # as the end of the process does
+        return Ended(code, *self.capsys.readouterr())
+
+    def tree(self) -> dict[str, bytes | None]:
+        """All that stands below `home`: contents of files, None for folders."""
+        paths = sorted(self.home.rglob("*"))
+        return {str(path.relative_to(self.home)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def main_command(tmp_path, monkeypatch, capsys):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    tiny.run()  # before anything is replaced
+    yield MainCommand(tmp_path, monkeypatch, capsys)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -25,6 +25,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
+def _interval(ends: list[float | None]) -> str:
+    return f"{_number(ends[0])} to {_number(ends[1])}"
+
+
 class RunReport:
     """Shows a run as it goes on: a progress bar on a terminal, plain lines elsewhere."""
 
@@ -103,8 +107,12 @@ class RunReport:
         self.progress.stop()
         if "final" in values:
             self._final(values["final"], values["per_step"])
+            if values["ci95"] is not None:
+                self._replicates(values["ci95"])
         if "budget" in values:
-            self._budget(values["budget"], values["final"])
+            self._budget(values)
+        if "lengths" in values:
+            self._lengths(values["lengths"])
         if "verdict" in values:
             self._verdict(values["verdict"])
 
@@ -133,13 +141,35 @@ class RunReport:
             f"val loss {_number(final['val_loss'])}, standard error {_number(final['val_loss_se'])}"
         )
 
-    def _budget(self, budget: dict[str, Any], final: dict[str, Any]) -> None:
+    def _replicates(self, ci95: dict[str, Any]) -> None:
+        c = self.config
+        line = f"means over {c.num_replicates} replicates; val loss {_interval(ci95['final']['val_loss'])}"
+        if c.vary == "init":
+            line += ", for these data only: the replicates differ in their initial parameters alone"
+        self._print(f"{line} (95 % t-interval)")
+
+    def _budget(self, values: dict[str, Any]) -> None:
         table = Table(box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left")
         table.add_column("term")
         table.add_column("loss", justify="right")
-        for term, value in budget.items():
-            table.add_row(term.replace("_", " "), _number(value))
-        table.add_row("validation loss", _number(final["val_loss"]))
+        intervals = values["ci95"] and {
+            **values["ci95"]["budget"],
+            "validation loss": values["ci95"]["final"]["val_loss"],
+        }
+        if intervals:
+            table.add_column("95 % t-interval", justify="right")
+        for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
+            interval = [_interval(intervals[term])] if intervals else []
+            table.add_row(term.replace("_", " "), _number(value), *interval)
+        self._print(table)
+
+    def _lengths(self, lengths: list[dict[str, Any]]) -> None:
+        table = Table(box=SIMPLE_HEAD, title="at other lengths (loss in nats per step)", title_justify="left")
+        for column in ("steps", "val loss", "standard error", "val accuracy", "reachable there"):
+            table.add_column(column, justify="right")
+        for at in lengths:
+            measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
+            table.add_row(str(at["seq_len"]), *map(_number, measured))
         self._print(table)
 
     def _verdict(self, verdict: dict[str, Any]) -> None:

@@ -51,6 +51,8 @@ def draw(values: dict[str, Any]) -> dict[str, Figure]:
         terms = values.get("budget") or {"": None}
         if all(value is not None for name, value in terms.items() if name != "model_family"):
             figures["budget"] = _budget(values)
+        if values.get("lengths"):
+            figures["lengths"] = _lengths(values)
     return figures
 
 
@@ -346,4 +348,31 @@ def _budget(values: dict[str, Any]) -> Figure:
     if min(budget.values()) < -1e-9:
         handles["negative"] = Patch(fc="white", ec=INK, hatch="////")
     _legend_below(figure, handles)
+    return figure
+
+
+def _lengths(values: dict[str, Any]) -> Figure:
+    """Loss against the length of the sequences, with what a model trained at each length could reach."""
+    trained, final = values["config"]["seq_len"], values["final"]
+    own = {"seq_len": trained, "forecast": values["forecast"], **final}
+    points = sorted([own, *values["lengths"]], key=lambda point: point["seq_len"])
+    lengths = [point["seq_len"] for point in points]
+    figure = _figure(4.2, f"Trained on {trained} step{'s' if trained > 1 else ''}, tried on other lengths")
+    axes = _axes(figure, 0.9, 1.15, 6.7, 2.4)
+    errors = [2 * (point["val_loss_se"] or 0.0) for point in points]
+    losses = [point["val_loss"] for point in points]
+    outcome = axes.errorbar(lengths, losses, errors, color=BLUE, marker="o", capsize=3)
+    floor = [np.nan if (of := point["forecast"].get("family_loss")) is None else of for point in points]
+    reach = axes.plot(lengths, floor, color=VERMILION, linestyle="--", marker="_", markersize=12)[0]
+    mark = axes.axvline(trained, color=GREY, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [str(length) for length in lengths])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=min(0.0, *losses))
+    axes.set_xlabel("steps per sequence")
+    axes.set_ylabel("loss (nats per step)")
+    _legend_below(
+        figure,
+        {"this model (± 2 standard errors)": outcome, "reachable at that length": reach, "trained here": mark},
+    )
     return figure

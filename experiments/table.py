@@ -1,0 +1,71 @@
+"""What each class of predictor can reach, for label rules and lengths: a table, without any training.
+
+python -m experiments.table --seq_len=2,3 --labels=last_step,majority
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from experiments import command
+from experiments.flags import table_flags
+from seqjax import models, results
+from seqjax.config import Config
+from seqjax.forecast import ForecastRefused, look_ahead_of
+
+# What a predictor may use, and the model whose best loss that is.
+COLUMNS: dict[str, dict[str, Any]] = {
+    "own step, position-blind": {"model": "dense", "activation": "relu"},
+    "the same, linear": {"model": "dense", "activation": "none"},
+    "own step, position known": {"model": "dense", "activation": "relu", "step_position": True},
+    "own and earlier steps": {"model": "gru"},
+    "all steps": {"model": "bidirectional_gru"},
+}
+
+
+def row(config: Config, columns: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Losses in nats per step by column, None where they are refused; and the prior."""
+    losses: dict[str, Any] = {"labels": config.labels, "seq_len": config.seq_len, "prior": None}
+    for column, settings in columns.items():
+        try:
+            ahead = look_ahead_of(dataclasses.replace(config, **settings)).forecast
+        except ForecastRefused:
+            losses[column] = None
+            continue
+        losses["prior"], losses[column] = ahead.prior_entropy, ahead.family_loss
+    return losses
+
+
+def main(argv: list[str]) -> None:
+    """Print the table, or with --json its rows."""
+    configs, flags = table_flags(argv)
+    columns = {name: {"model": name} for name in models.MODELS} if flags["every_model"] else COLUMNS
+    started = time.perf_counter()
+    rows = [row(config, columns) for config in configs]
+    seconds = time.perf_counter() - started
+    if flags["json"]:
+        json.dump(results.plain(rows), sys.stdout, indent=1, allow_nan=False)
+        print()
+        return
+    console = Console(highlight=False)
+    table = Table(box=SIMPLE_HEAD, title="the lowest loss, in nats per step", title_justify="left")
+    for name in rows[0]:
+        table.add_column(
+            name.replace("_", " ") if name in columns else name, justify="left" if name == "labels" else "right"
+        )
+    for losses in rows:
+        table.add_row(
+            *("-" if v is None else f"{v:.5f}" if isinstance(v, float) else str(v) for v in losses.values())
+        )
+    console.print(table)
+    console.print(f"{len(rows) * len(columns)} forecasts in {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    command.run_command(main, __doc__)

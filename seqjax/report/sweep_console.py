@@ -1,0 +1,118 @@
+"""What a sweep shows on the console.  Eats plain results; imports nothing of the library."""
+
+from typing import IO, Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from seqjax.report.console import _interval, _number
+
+COLUMNS = ("forecast", "val loss", "95 % t-interval", "val accuracy", "seconds", "verdict")
+LEFT_OUT_FIRST = ("val accuracy", "seconds", "95 % t-interval")  # where the terminal is narrow
+
+Settings = dict[str, Any]
+Record = dict[str, Any]
+
+
+def setting_text(value: Any) -> str:
+    """A setting as one would write it on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class SweepReport:
+    """Shows a sweep as it goes on: a live table on a terminal, a line for each cell elsewhere."""
+
+    def __init__(self, cells: list[Settings], records: list[Record], file: IO[str]):
+        self.cells = cells
+        self.console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
+        self.rows = [_row(record) for record in records]
+        self.running: dict[str, Any] = {}  # the cell in hand, as far as it is known
+        self.live = Live(console=self.console, get_renderable=self._table, transient=True)
+        if records:
+            self.console.print(f"{len(records)} of {len(cells)} cells are done already")
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+            self.console.print(self._table(whole=True))
+
+    def watch(self, number: int, what: str, value: Any) -> None:
+        """Take what an experiment says as it goes on; see `experiment.Watch`."""
+        if what == "model":
+            self.running = {"settings": self.cells[number]}
+        elif what == "forecast":
+            self.running["forecast"] = value["forecast"]
+        elif what == "epoch":
+            self.running |= {"final": value, "epoch": value["epoch"]}
+        elif what == "resumed":
+            for problem in value["problems"]:
+                self.console.print(problem)
+
+    def ended(self, number: int, record: Record) -> None:
+        """Take the record of a cell that has ended."""
+        self.running = {}
+        self.rows.append(_row(record))
+        if not self.console.is_terminal:
+            row = self.rows[-1]
+            parts = [f"{name}={row[name]}" for name in self.cells[number]]
+            parts += [f"{column} {row[column]}" for column in COLUMNS if column in row]
+            self.console.print(f"cell {number + 1}/{len(self.cells)}", *parts, sep="  ")
+
+    def _table(self, whole: bool = False) -> Table:
+        """The cells that have ended and the one in hand; not whole: the last ones, as many as the screen holds."""
+        rows = [*self.rows, _row(self.running)] if self.running else self.rows
+        if not whole:
+            rows = rows[-max(self.console.height - 6, 1) :]
+        columns = [*self.cells[0], *COLUMNS]
+        for narrower in (None, *LEFT_OUT_FIRST):
+            columns = [column for column in columns if column != narrower]
+            table = self._table_of(rows, columns, whole)
+            if self.console.measure(table).maximum <= self.console.width:
+                break
+        return table
+
+    def _table_of(self, rows: list[dict[str, str]], columns: list[str], whole: bool) -> Table:
+        title = f"{len(self.rows)} of {len(self.cells)} cells (loss in nats per step)"
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+        for column in columns:
+            if column == "verdict":
+                table.add_column(column, no_wrap=not whole, max_width=40)
+            else:
+                table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS else "left")
+        for row in rows:
+            table.add_row(*(row.get(column, "") for column in columns))
+        return table
+
+
+
+
+def _row(record: Record) -> dict[str, str]:
+    """The cells of a row of the table, by column."""
+    row = {name: setting_text(value) for name, value in record["settings"].items()}
+    if (forecast := record.get("forecast", {})).get("kind"):
+        error = forecast["standard_error"]
+        row["forecast"] = ("≥ " if forecast["kind"] == "lower_bound" else "") + _number(forecast["family_loss"])
+        row["forecast"] += f" ± {_number(2 * error)}" if error else ""
+    if "final" in record:
+        row["val loss"] = _number(record["final"]["val_loss"])
+        row["val accuracy"] = _number(record["final"]["val_accuracy"])
+    if record.get("ci95"):
+        row["95 % t-interval"] = _interval(record["ci95"]["final"]["val_loss"])
+    if "seconds" in record:
+        row["seconds"] = f"{record['seconds']:.1f}"
+    if "epoch" in record:
+        row["verdict"] = f"epoch {record['epoch']}"
+    elif record.get("verdict"):
+        row["verdict"] = record["verdict"]["cause"]
+    elif "error" in record:
+        row["verdict"] = "error: " + (record["error"].splitlines() or [""])[0]
+    return row

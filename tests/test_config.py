@@ -1,0 +1,158 @@
+"""The settings of an experiment: what is refused, what is derived, and the way to JSON and back."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqjax.config import Config, ConfigError, unknown_name
+
+# Settings that cannot be used, and what the message must name besides the value.
+BAD = [
+    ({"seq_len": 0}, "seq_len=0: expected a whole number of at least 1"),
+    ({"seq_len": -2}, "seq_len=-2"),
+    ({"seq_len": 2.0}, "seq_len=2.0"),
+    ({"seq_len": True}, "seq_len=True"),
+    ({"num_features": 0}, "num_features=0"),
+    ({"num_samples": 0}, "num_samples=0"),
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"num_epochs": 0}, "num_epochs=0"),
+    ({"seed": -1}, "seed=-1"),
+    ({"seed": 2**32}, "seed=4294967296"),
+    ({"hidden_sizes": (10, 0)}, "hidden_sizes=0"),
+    ({"hidden_sizes": (-1,)}, "hidden_sizes=-1"),
+    ({"hidden_sizes": (1.5,)}, "hidden_sizes=1.5"),
+    ({"hidden_sizes": ()}, "hidden_sizes is empty"),
+    ({"kernel_size": 0}, "kernel_size=0"),
+    ({"num_heads": 0}, "num_heads=0"),
+    ({"num_layers": 0}, "num_layers=0"),
+    ({"readout": "last_stp"}, "did you mean last_step?"),
+    ({"threshold": -1}, "threshold=-1"),
+    ({"threshold": 100}, "expected 0 to 99"),
+    ({"threshold": 4.5}, "threshold=4.5"),
+    ({"num_features": 1, "threshold": 1}, "threshold=1"),
+    ({"label_noise": -0.1}, "label_noise=-0.1: expected a number in [0, 0.5]"),
+    ({"label_noise": 0.51}, "label_noise=0.51"),
+    ({"label_noise": math.nan}, "label_noise=nan"),
+    ({"val_fraction": 0.0}, "val_fraction=0.0: expected a number in (0, 1)"),
+    ({"val_fraction": 1.0}, "val_fraction=1.0"),
+    ({"num_samples": 1}, "leaves 0 sequences to train on and 1"),
+    ({"num_samples": 10, "val_fraction": 0.95}, "leaves 0 sequences to train on and 10"),
+    ({"learning_rate": 0.0}, "learning_rate=0.0: expected a number above 0"),
+    ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+    ({"learning_rate": math.inf}, "learning_rate=inf"),
+    ({"learning_rate": "1e-3"}, "learning_rate='1e-3'"),
+    ({"warmup_epochs": 0.0}, "warmup_epochs=0.0"),
+    ({"grad_clip": 0.0}, "grad_clip=0.0"),
+    ({"weight_decay": -0.1}, "weight_decay=-0.1: expected a number of at least 0"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), BAD, ids=[str(settings) for settings, _ in BAD])
+def test_what_cannot_be_used_is_refused_in_one_line(settings, said):
+    with pytest.raises(ConfigError) as error:
+        Config(**settings)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 0},
+        {"threshold": 99},
+        {"label_noise": 0.5},
+        {"label_noise": 0},
+        {"num_samples": 2, "val_fraction": 0.5},
+        {"num_features": 1},
+        {"seed": 2**32 - 1},
+        {"weight_decay": 0.0},
+    ],
+    ids=str,
+)
+def test_what_lies_on_the_border_is_accepted(settings):
+    config = Config(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_the_defaults_are_the_original_run():
+    config = Config()
+    assert (config.seq_len, config.num_features, config.labels, config.model) == (2, 100, "last_step", "dense")
+    assert (config.num_train, config.num_val, config.batch_size, config.num_epochs) == (28_800, 7_200, 32, 10)
+    assert (config.optimizer, config.learning_rate, config.schedule) == ("adam", 1e-3, "constant")
+    assert config.label_noise == 0
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seq_len = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(("num_features", "half"), [(1, 0), (2, 1), (7, 3), (100, 50)])
+def test_the_default_threshold_is_half_of_the_features(num_features, half):
+    assert Config(num_features=num_features).event_threshold == half
+    assert Config(num_features=num_features).to_dict()["threshold"] == half
+
+
+def test_a_threshold_that_is_given_stays():
+    assert Config(threshold=0).event_threshold == 0
+
+
+@given(n=st.integers(1, 10_000), percent=st.integers(1, 99))
+def test_training_takes_the_whole_part_of_its_share(n, percent):
+    num_train = n * (100 - percent) // 100  # whole numbers: no rounding to get wrong
+    if num_train == 0:
+        with pytest.raises(ConfigError, match="leaves 0 sequences to train on"):
+            Config(num_samples=n, val_fraction=percent / 100)
+        return
+    config = Config(num_samples=n, val_fraction=percent / 100)
+    assert (config.num_train, config.num_val) == (num_train, n - num_train)
+
+
+def test_scored_steps():
+    np.testing.assert_array_equal(Config(seq_len=3).scored_steps, [True, True, True])
+    np.testing.assert_array_equal(Config(seq_len=3, readout="last_step").scored_steps, [False, False, True])
+    np.testing.assert_array_equal(Config(seq_len=1, readout="last_step").scored_steps, [True])
+
+
+@given(
+    settings=st.fixed_dictionaries(
+        {"seq_len": st.integers(1, 50), "num_features": st.integers(1, 200), "seed": st.integers(0, 2**32 - 1)},
+        optional={
+            "hidden_sizes": st.lists(st.integers(1, 64), min_size=1, max_size=3).map(tuple),
+            "label_noise": st.floats(0, 0.5),
+            "learning_rate": st.floats(1e-9, 1e3),
+            "grad_clip": st.floats(1e-9, 1e3),
+            "step_position": st.booleans(),
+            "readout": st.sampled_from(["every_step", "last_step"]),
+            "activation": st.sampled_from(["none", "relu"]),
+        },
+    )
+)
+def test_to_json_and_back(settings):
+    config = Config(**settings)
+    values = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+    back = Config.from_dict(values)
+    assert back.to_dict() == config.to_dict()
+    assert dataclasses.replace(back, threshold=config.threshold) == config
+    assert set(values) == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_from_dict_refuses_what_is_no_setting():
+    with pytest.raises(ConfigError, match=r"unknown setting 'seq_length'; did you mean seq_len\?"):
+        Config.from_dict({"seq_length": 2})
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [("adm", "did you mean adam? "), ("adamx", "did you mean adam"), ("qqqq", "")],
+)
+def test_an_unknown_name_is_told_the_nearest(found, hint):
+    said = str(unknown_name("optimizer", found, ["sgd", "adam", "adamw"]))
+    assert f"unknown optimizer {found!r}; {hint}" in said
+    assert said.endswith("known: sgd, adam, adamw")
+    assert ("did you mean" in said) == bool(hint)

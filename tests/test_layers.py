@@ -1,0 +1,134 @@
+"""The one-way order of the house, held by reading every import."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A file imports only from layers above its own.  A new file must be placed here, with a thought.
+LAYERS = [
+    ["seqjax", "experiments", "seqjax.report", "experiments.presets"],  # these import nothing of the kit
+    ["seqjax.config", "seqjax.batch", "seqjax.receptive_field", "seqjax.checkpoints", "seqjax.report.figures"],
+    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics"],
+    ["seqjax.models", "seqjax.label_dependence"],
+    ["seqjax.bayes"],
+    ["seqjax.forecast"],
+    ["seqjax.training"],
+    ["seqjax.results"],
+    ["seqjax.loss_budget"],
+    ["seqjax.diagnosis"],
+    ["seqjax.experiment"],
+    ["seqjax.report.console"],
+    ["seqjax.report.sweep_console"],
+    ["seqjax.report.sweep_figure"],
+    ["experiments.flags", "experiments.workdir"],
+    ["experiments.command"],
+    ["experiments.main", "experiments.sweep", "experiments.table"],
+]
+LAYER_OF = {name: n for n, layer in enumerate(LAYERS) for name in layer}
+
+# A forecast needs no training.
+NEVER_TRAIN = ["seqjax.bayes", "seqjax.label_dependence", "seqjax.receptive_field", "seqjax.forecast"]
+PLAIN_TYPES = {"seqjax", "seqjax.config", "seqjax.batch"}  # all that a report may import
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+FILES = {module_of(path): path for folder in ("seqjax", "experiments") for path in (ROOT / folder).rglob("*.py")}
+
+
+def imports_of(source: str, known: set[str]) -> set[str]:
+    """The modules that a source imports, wherever it does; `from a import b` is a.b where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, so that they can be read"
+            base = node.module or ""
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= names & known
+            if names - known:
+                found.add(base)
+    return found
+
+
+def kit_imports(name: str) -> set[str]:
+    found = imports_of(FILES[name].read_text(), set(FILES))
+    return {module for module in found if module.split(".")[0] in ("seqjax", "experiments")}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import seqjax.training", {"seqjax.training"}),
+        ("import seqjax.training as t, json", {"seqjax.training", "json"}),
+        ("from seqjax import training, tasks", {"seqjax.training", "seqjax.tasks"}),
+        ("from seqjax import VERSION", {"seqjax"}),
+        ("from seqjax.training import train_step", {"seqjax.training"}),
+        ("def f():\n    from seqjax import training", {"seqjax.training"}),
+        ("if True:\n    import experiments.main", {"experiments.main"}),
+    ],
+)
+def test_every_way_to_import_is_read(source, found):
+    assert imports_of(source, {"seqjax.training", "seqjax.tasks", "experiments.main"}) == found
+
+
+def test_every_file_has_its_place():
+    assert set(FILES) <= set(LAYER_OF), "place the new file in LAYERS"
+    assert len(FILES) > 15
+    assert sum(len(layer) for layer in LAYERS) == len(LAYER_OF), "a file has one place"
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_go_one_way(name):
+    for module in kit_imports(name):
+        assert module in LAYER_OF, f"{name} imports {module}, which has no place"
+        if name == "seqjax.experiment" and module.startswith("seqjax.report"):
+            continue  # see test_the_experiment_imports_the_report_in_one_place
+        assert LAYER_OF[module] < LAYER_OF[name], f"{name} imports {module}, which lies beneath it"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("seqjax")))
+def test_the_library_imports_no_experiments_and_no_flags(name):
+    found = imports_of(FILES[name].read_text(), set(FILES))
+    assert not [module for module in found if module.split(".")[0] in ("experiments", "absl")]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("seqjax.report.")))
+def test_a_report_imports_nothing_of_the_library_but_types(name):
+    others = {module for module in kit_imports(name) if not module.startswith("seqjax.report")}
+    assert others <= PLAIN_TYPES
+
+
+def reachable(name: str) -> set[str]:
+    """All that an import of this file brings with it."""
+    found, left = set(), {name}
+    while left:
+        module = left.pop()
+        found.add(module)
+        left |= kit_imports(module) - found
+    return found
+
+
+@pytest.mark.parametrize("name", NEVER_TRAIN)
+def test_a_forecast_needs_no_training(name):
+    assert "seqjax.training" not in reachable(name)
+
+
+def test_training_needs_no_forecast():
+    assert not reachable("seqjax.training") & {*NEVER_TRAIN, "seqjax.diagnosis"}
+
+
+def test_the_experiment_imports_the_report_in_one_place():
+    tree = ast.parse(FILES["seqjax.experiment"].read_text())
+    allowed = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_repr_html_"]
+    inside = {id(node) for function in allowed for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inside:
+            assert not any("report" in module for module in imports_of(ast.unparse(node), set(FILES)))
