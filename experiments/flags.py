@@ -298,8 +298,8 @@ def parse(
     given = {name: values[name].value for rows in sections.values() for name, _, _ in rows if values[name].present}
     for name, convert in converters.items():
         if name in given:
-            read = _read_several if name in several else _read
-            given[name] = read(name, convert, given[name])
+            read, text = _read_several if name in several else _read, str(given[name])
+            given[name] = read(name, convert, text)
     return given
 
 

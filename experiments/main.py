@@ -4,6 +4,7 @@ python -m experiments.main --seq_len=2
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         try:
             result = run(config, flags, folder, watch, stop)
         except StoppedError as stopped:
-            command_line = f"python -m experiments.main --resume --workdir={folder.folder}"
+            command_line = f"python -m experiments.main --resume --workdir={shlex.quote(str(folder.folder))}"
             raise StoppedError(f"{stopped}; go on with: {command_line}") from None
         report.result(result.values)
     write(folder, flags, result)
@@ -71,7 +72,7 @@ def run(
     # Every process must say alike whether there are checkpoints; only process 0 opens them.
     checkpoints = Path(flags.workdir or "runs") if folder is None else folder / workdir.CHECKPOINTS
     saving = experiment.Saving(lambda group: Checkpoints(checkpoints / str(group)), flags.checkpoint_every, stop)
-    return experiment.run(config, watch, mesh=flags.mesh, saving=saving)
+    return experiment.run(config, watch, mesh=flags.mesh, saving=saving, keep_predictions=flags.save_predictions)
 
 
 def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
@@ -81,7 +82,7 @@ def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
     if result.params is not None:
         params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
         workdir.write_npz(folder / "params.npz", params)
-    if result.predictions is not None and flags.save_predictions:
+    if result.predictions:
         one = len(result.predictions["labels"]) == 1
         arrays = {name: array[0] if one else array for name, array in result.predictions.items()}
         workdir.write_npz(folder / "predictions.npz", arrays)

@@ -159,7 +159,7 @@ def run_cell(settings: Settings, watch: experiment.Watch, mesh: str | None, savi
     """
     started = time.perf_counter()
     try:
-        values = experiment.run(Config(**settings), watch, mesh=mesh, saving=saving).values
+        values = experiment.run(Config(**settings), watch, mesh=mesh, saving=saving, keep_predictions=False).values
         known = {key: values[key] for key in ("config", "forecast", "final", "budget") if key in values}
         known["ci95"] = values["ci95"] and {"final": values["ci95"]["final"]}
         known["verdict"] = {"cause": values["verdict"]["cause"]} if "verdict" in values else None

@@ -55,7 +55,10 @@ class Workdir:
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def forget_epochs(self, group: int, done: int) -> None:
-        """Drop the lines of metrics.jsonl that tell of what comes after epoch `done` of a group."""
+        """Drop the lines of metrics.jsonl that tell of what comes after epoch `done` of a group.
+
+        Groups train one after the other; what is there of later ones comes after this one's.
+        """
         path = self / "metrics.jsonl"
         if not path.exists():
             return
@@ -65,9 +68,10 @@ class Workdir:
                 record = json.loads(line)
             except ValueError:
                 break  # a line that was being written when the run was killed
-            if (record.get("group", 0), record["epoch"]) <= (group, done):
-                kept.append(line)
-        write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+            place = record.get("group", 0), record["epoch"]
+            if place[0] != group or place[1] <= done:
+                kept.append((place, line))
+        write_whole(path, "".join(f"{line}\n" for _, line in sorted(kept)).encode())
 
 
 def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool = False) -> Workdir:

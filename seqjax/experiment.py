@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax import devices, diagnosis, forecast, metrics, models, results, tasks, training
+from seqjax import devices, diagnosis, forecast, models, results, tasks, training
 from seqjax.checkpoints import Checkpoint, Checkpoints
 from seqjax.config import Config, ConfigError
 from seqjax.forecast import ForecastRefused, Outlook
@@ -46,7 +46,7 @@ class Result:
     values: the content of `result.json`, plain JSON values.
     params: final parameters, replicates along the leading axis; None without training.
     predictions: of the validation sequences: probabilities `[R, N, T, C]`, labels
-        and mask `[R, N, T]`.
+        and mask `[R, N, T]`; empty where they were not to be kept.
     """
 
     config: Config
@@ -107,6 +107,7 @@ def run(
     *,
     mesh: str | None = None,
     saving: Saving = Saving(),
+    keep_predictions: bool = True,
 ) -> Result:
     """Forecast, train what a Config describes, and account for what came of it.
 
@@ -127,30 +128,36 @@ def run(
     seconds["compile"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    trained = [_train(config, programs, groups, n, watch, saving) for n in range(len(groups))]
-    seed = np.uint32(config.seed)
-    outputs, params, at_lengths = [], [], []
-    for group, (state, data, _) in zip(groups, trained, strict=True):
-        outputs.append(devices.to_host(programs.evaluate(state.params, data, seed, group)))
-        params.append(devices.to_host(state.params))
-        at_lengths.append(
-            {n: devices.to_host(program(state.params, seed, group)) for n, program in lengths.items()}
+    parts = []
+    for number, group in enumerate(groups):
+        # One group's data at a time: what is kept of it is small.
+        state, data, history = _train(config, programs, groups, number, watch, saving)
+        args = np.uint32(config.seed), group
+        outputs = devices.to_host(programs.evaluate(state.params, data, *args))
+        at_lengths = {n: devices.to_host(program(state.params, *args)) for n, program in lengths.items()}
+        values = {"history": history, **results.measured(outputs, config.num_train)}
+        parts.append(
+            {
+                "values": values,
+                "params": devices.to_host(state.params),
+                "lengths": {n: results.summary(of) for n, of in at_lengths.items()},
+                "predictions": results.predictions(outputs, config.num_train) if keep_predictions else {},
+            }
         )
+        del state, data, outputs
+    # The last group is filled up with replicates that nobody asked for.
+    trained = results.mapped(lambda *arrays: np.concatenate(arrays)[: config.num_replicates], *parts)
     seconds["train"] = time.perf_counter() - started
 
-    def joined(parts: list[Any]) -> Any:
-        # The last group is filled up with replicates that nobody asked for.
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: config.num_replicates], *parts)
-
-    all_outputs = joined(outputs)
-    history = joined([past for _, _, past in trained])
-    all_params = joined(params)
-    values = {"history": history, **results.measured(all_outputs, config.num_train)}
     if outlook is not None and outlook.field is not None:
-        trained_field = forecast.measure_trained(config, model, outlook, all_params)
+        trained_field = forecast.measure_trained(config, model, outlook, trained["params"])
         known["influence"] = trained_field.influence
         known["receptive_field"] = known["receptive_field"] | trained_field.sees
-    return _finish(config, outlook, known, values, seconds, all_outputs, all_params, joined(at_lengths))
+    values = known | _account(config, outlook, trained["values"])
+    if lengths:
+        values["lengths"] = [_length_values(config, *item) for item in trained["lengths"].items()]
+    header = {"config": full_config(config), "environment": environment(seconds)}
+    return Result(config, plain(header | values), trained["params"], trained["predictions"])
 
 
 def _build(config: Config, watch: Watch) -> tuple[tasks.Task, models.Model]:
@@ -288,17 +295,8 @@ def _length_programs(config: Config, params: Any, mesh: Any) -> dict[int, Callab
     return programs
 
 
-def _finish(
-    config: Config,
-    outlook: Outlook | None,
-    known: dict[str, Any],
-    values: dict[str, Any],
-    seconds: dict[str, float],
-    outputs: training.StepOutputs,
-    params: Any,
-    at_lengths: dict[int, training.StepOutputs],
-) -> Result:
-    """The Result, from measured values `[R, ...]`."""
+def _account(config: Config, outlook: Outlook | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The measured keys of `result.json`, from values `[R, ...]`: budget, means, intervals, verdict."""
     if outlook is not None:
         final = values["final"]
         values["budget"] = {
@@ -306,7 +304,7 @@ def _finish(
             for term, value in loss_budget(outlook.forecast, final["train_loss"], final["val_loss"]).items()
         }
     values = results.over_replicates(values, config.vary)
-    values["history"]["epoch"] = np.arange(1, config.num_epochs + 1)
+    values["history"] = {"epoch": np.arange(1, config.num_epochs + 1), **values["history"]}
     if outlook is not None:
         values["per_step"]["bayes_predictor_loss"] = outlook.forecast.bayes_predictor_loss
         losses = {
@@ -314,28 +312,22 @@ def _finish(
         }
         measured = diagnosis.Measured(**losses, budget=values["budget"])
         values["verdict"] = diagnosis.verdict(config, outlook, measured)
-    if at_lengths:
-        values["lengths"] = [_length_values(config, *item) for item in at_lengths.items()]
-    val = slice(config.num_train, None)
-    predictions = {name: getattr(outputs, name)[:, val] for name in ("probabilities", "labels", "mask")}
-    header = {"config": full_config(config), "environment": environment(seconds)}
-    return Result(config, plain(header | known | values), params, predictions)
+    return values
 
 
-def _length_values(config: Config, length: int, outputs: training.StepOutputs) -> dict[str, Any]:
+def _length_values(config: Config, length: int, measured: dict[str, np.ndarray]) -> dict[str, Any]:
     """One entry of `lengths`: the trained model at another length, and the forecast for that length."""
     other = dataclasses.replace(config, seq_len=length, eval_seq_len=())
     try:
         ahead = forecast.values_of(forecast.look_ahead_of(other).forecast)
     except ForecastRefused as refusal:
         ahead = {"kind": None, "reason": str(refusal)}
-    of = metrics.summed(outputs.losses, outputs.correct, outputs.mask)
-    losses, errors = of.mean_loss(), results.standard_error(outputs.losses, outputs.mask)
+    losses = measured["val_loss"]
     return {
         "seq_len": length,
         "val_loss": losses.mean(),
-        "val_loss_se": results.error_of_mean(losses, errors, config.vary),
-        "val_accuracy": of.accuracy().mean(),
+        "val_loss_se": results.error_of_mean(losses, measured["val_loss_se"], config.vary),
+        "val_accuracy": measured["val_accuracy"].mean(),
         "ci95": None if len(losses) == 1 else {"val_loss": results.t_interval(losses)},
         "forecast": ahead,
     }

@@ -49,6 +49,18 @@ def measured(outputs: StepOutputs, num_train: int) -> dict[str, dict[str, np.nda
     return {"final": final, "per_step": per_step}
 
 
+def summary(outputs: StepOutputs) -> dict[str, np.ndarray]:
+    """`val_loss`, its standard error and `val_accuracy`, `[R]` each, of outputs that are all for validation."""
+    of = metrics.summed(outputs.losses.astype(np.float64), outputs.correct, outputs.mask)
+    error = standard_error(outputs.losses, outputs.mask)
+    return {"val_loss": of.mean_loss(), "val_loss_se": error, "val_accuracy": of.accuracy()}
+
+
+def predictions(outputs: StepOutputs, num_train: int) -> dict[str, np.ndarray]:
+    """Of the sequences that validate: probabilities `[R, N, T, C]`, labels and mask `[R, N, T]`."""
+    return {name: getattr(outputs, name)[:, num_train:] for name in ("probabilities", "labels", "mask")}
+
+
 def _commonest_class(outputs: StepOutputs, num_train: int) -> np.ndarray:
     """`[R]`: the commonest label of the training steps that count."""
     labels, mask = outputs.labels[:, :num_train], outputs.mask[:, :num_train]
@@ -79,17 +91,19 @@ def over_replicates(values: dict[str, Any], vary: str) -> dict[str, Any]:
     `final.*_loss` becomes that of the mean over replicates.
     """
     num_replicates = len(values["final"]["val_loss"])
-    means = _mapped(lambda a: a.mean(0), values)
+    means = mapped(lambda a: a.mean(0), values)
     if num_replicates == 1:
         return means | {"ci95": None}
     for name in ("train_loss", "val_loss"):
         means["final"][f"{name}_se"] = error_of_mean(values["final"][name], values["final"][f"{name}_se"], vary)
-    return means | {"ci95": _mapped(t_interval, values), "replicates": values}
+    return means | {"ci95": mapped(t_interval, values), "replicates": values}
 
 
-def _mapped(function: Callable[[np.ndarray], Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """As `jax.tree.map`, which would sort the keys."""
-    return {k: _mapped(function, v) if isinstance(v, dict) else function(v) for k, v in tree.items()}
+def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """As `jax.tree.map` over dicts, which would sort their keys."""
+    if not isinstance(tree, dict):
+        return function(tree, *others)
+    return {key: mapped(function, value, *(other[key] for other in others)) for key, value in tree.items()}
 
 
 def error_of_mean(losses: np.ndarray, errors: np.ndarray, vary: str) -> float:

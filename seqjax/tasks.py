@@ -64,7 +64,8 @@ def _shift(e: Array, by: int) -> Array:
     """`e` moved `by` steps later (earlier where negative); zero where nothing comes in."""
     steps = np.arange(e.shape[-1]) - by
     inside = (steps >= 0) & (steps < e.shape[-1])
-    return e[..., np.where(inside, steps, 0)] * inside.astype(e.dtype)
+    inside_1xT = inside.astype(e.dtype).reshape((1,) * (e.ndim - 1) + (-1,))
+    return e[..., np.where(inside, steps, 0)] * inside_1xT
 
 
 @dataclasses.dataclass(frozen=True)

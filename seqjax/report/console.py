@@ -78,11 +78,13 @@ class RunReport:
     def _on_epoch(self, record: dict[str, Any]) -> None:
         loss, val = _number(record["train_loss"]), _number(record["val_loss"])
         text = f"loss {loss}  val {val}  val accuracy {_number(record['val_accuracy'])}"
+        if "group" in record:  # of replicates, that train together
+            text = f"group {record['group'] + 1}  {text}"
         if self.console.is_terminal:
             if self.bar is None:
                 self.progress.start()
                 self.bar = self.progress.add_task("", total=self.config.num_epochs)
-            self.progress.update(self.bar, advance=1, description=text)
+            self.progress.update(self.bar, completed=record["epoch"], description=text)
         else:
             self._print(f"epoch {record['epoch']}/{self.config.num_epochs}  {text}")
 

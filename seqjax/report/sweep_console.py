@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seqjax.report.console import _interval, _number
+from seqjax.report.console import _number
 
-COLUMNS = ("forecast", "val loss", "95 % t-interval", "val accuracy", "seconds", "verdict")
-LEFT_OUT_FIRST = ("val accuracy", "seconds", "95 % t-interval")  # where the terminal is narrow
+COLUMNS = ("forecast", "val loss", "val accuracy", "seconds", "verdict")
+LEFT_OUT_FIRST = ("val accuracy", "seconds")  # where the terminal is narrow
 
 Settings = dict[str, Any]
 Record = dict[str, Any]
@@ -73,26 +73,27 @@ class SweepReport:
         if not whole:
             rows = rows[-max(self.console.height - 6, 1) :]
         columns = [*self.cells[0], *COLUMNS]
-        for narrower in (None, *LEFT_OUT_FIRST):
-            columns = [column for column in columns if column != narrower]
-            table = self._table_of(rows, columns, whole)
-            if self.console.measure(table).maximum <= self.console.width:
-                break
+        table = self._table_of(rows, columns, whole)
+        unlimited = self.console.options.update_width(10_000)
+        for column in LEFT_OUT_FIRST:
+            if self.console.measure(table, options=unlimited).maximum > self.console.width:
+                columns.remove(column)
+                table = self._table_of(rows, columns, whole)
         return table
 
     def _table_of(self, rows: list[dict[str, str]], columns: list[str], whole: bool) -> Table:
-        title = f"{len(self.rows)} of {len(self.cells)} cells (loss in nats per step)"
+        title = f"{len(self.rows)} of {len(self.cells)} cells (loss in nats per step ± 95 %)"
         table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for column in columns:
-            if column == "verdict":
-                table.add_column(column, no_wrap=not whole, max_width=40)
-            else:
-                table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS else "left")
+            numeric = column in COLUMNS and column != "verdict"
+            width = 40 if column == "verdict" else None
+            justify = "right" if numeric else "left"
+            table.add_column(
+                column, justify=justify, max_width=width, no_wrap=numeric or not whole, overflow="fold"
+            )
         for row in rows:
             table.add_row(*(row.get(column, "") for column in columns))
         return table
-
-
 
 
 def _row(record: Record) -> dict[str, str]:
@@ -101,12 +102,13 @@ def _row(record: Record) -> dict[str, str]:
     if (forecast := record.get("forecast", {})).get("kind"):
         error = forecast["standard_error"]
         row["forecast"] = ("≥ " if forecast["kind"] == "lower_bound" else "") + _number(forecast["family_loss"])
-        row["forecast"] += f" ± {_number(2 * error)}" if error else ""
+        row["forecast"] += f" ± {_number(1.96 * error)}" if error else ""
     if "final" in record:
         row["val loss"] = _number(record["final"]["val_loss"])
         row["val accuracy"] = _number(record["final"]["val_accuracy"])
     if record.get("ci95"):
-        row["95 % t-interval"] = _interval(record["ci95"]["final"]["val_loss"])
+        low, high = record["ci95"]["final"]["val_loss"]
+        row["val loss"] += f" ± {_number((high - low) / 2)}"
     if "seconds" in record:
         row["seconds"] = f"{record['seconds']:.1f}"
     if "epoch" in record:

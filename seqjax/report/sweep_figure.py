@@ -65,7 +65,9 @@ def draw(values: dict[str, Any]) -> dict[str, Figure]:
     """The figures that a sweep's `result.json` has cells for, by the stem of their file's name."""
     cells = [cell for cell in values["cells"] if "error" not in cell and cell["forecast"]["kind"]]
     left_out = len(values["cells"]) - len(cells)
-    note = f"{left_out} of {len(values['cells'])} cells failed or have no forecast" if left_out else ""
+    note = "losses to a scale of fourth roots"
+    if left_out:
+        note = f"{left_out} of {len(values['cells'])} cells failed or have no forecast; {note}"
     figures = {}
     with mpl.rc_context(STYLE):
         if cells:
@@ -93,7 +95,7 @@ def series_of(cells: list[Cell]) -> list[Series]:
         name = ", ".join([cell["config"]["model"], *(f"{k}={setting_text(v)}" for k, v in others.items())])
         by_name.setdefault(name, []).append(cell)
     # The dashes of one series lie in the gaps of the others, so that floors that coincide are all seen.
-    shown, dash = min(max(len(by_name), 2), 4), 4.0
+    shown, dash = min(max(len(by_name), 2), 6), 3.5
     return [
         Series(
             name,
@@ -152,7 +154,9 @@ def _points(axes: Axes, series: Series, cells: list[Cell], x: list[float], xerr:
     ends = [interval(cell) for cell in cells]
     bars = np.array([(loss - max(low, 0.0), high - loss) for loss, (low, high) in zip(y, ends, strict=True)])
     style: dict[str, Any] = {"transform": transform, "clip_on": False}
-    axes.errorbar(x, y, bars.reshape(-1, 2).T, xerr, fmt="none", ecolor=series.colour, elinewidth=1.2, capsize=2.5, **style)
+    axes.errorbar(
+        x, y, bars.reshape(-1, 2).T, xerr, fmt="none", ecolor=series.colour, elinewidth=1.2, capsize=2.5, **style
+    )
     axes.plot(x, y, series.marker, color=series.colour, mfc="none", ms=7, mew=1.5, gid=series.name, **style)
 
 
@@ -193,7 +197,7 @@ def _loss_by_length(cells: list[Cell], note: str) -> Figure:
     columns = min(len(rules), MAX_COLUMNS)
     rows = -(-len(rules) // columns)
     panel_width, panel_height = (WIDTH - 1.0) / columns, 3.5
-    figure, bottom = _figure(panel_height * rows - 0.4, "Loss by length: outcome and forecast", note, handles)
+    figure, bottom = _figure(panel_height * rows - 0.6, "Loss by length: outcome and forecast", note, handles)
     for n, rule in enumerate(rules):
         row, column = divmod(n, columns)
         left, low = 0.9 + panel_width * column, bottom + panel_height * (rows - 1 - row)
