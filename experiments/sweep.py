@@ -85,24 +85,23 @@ def check(grid: dict[str, list[Any]], cells: list[Settings]) -> None:
 
     A combination that cannot run is found when its turn comes, and ends nothing.
     """
-    problems = [_problem(lambda cell=cell: experiment.check(Config(**cell))) for cell in cells]
+    problems = [_problem(cell) for cell in cells]
     for name, values in grid.items():
         for value in values:
-            alone = _problem(lambda name=name, value=value: Config(**{name: value}))
-            if alone is None and name in NAMES and value is not None:
-                alone = _problem(lambda name=name, value=value: experiment.check(Config(**{name: value})))
+            alone = _problem({name: value}, named=name in NAMES)
             # A threshold may be too large for the default number of features, and right for the one given.
-            if alone and all(
-                problem for cell, problem in zip(cells, problems, strict=True) if cell[name] == value
-            ):
+            if alone and all(problems[n] for n, cell in enumerate(cells) if cell[name] == value):
                 raise alone
     if all(problems):
         raise problems[0] or ConfigError("the grid is empty")
 
 
-def _problem(build: Callable[[], Any]) -> ConfigError | None:
+def _problem(settings: Settings, named: bool = True) -> ConfigError | None:
+    """Why these settings cannot run; named: whether names and idle settings are looked at too."""
     try:
-        build()
+        config = Config(**settings)
+        if named:
+            experiment.check(config)
     except ConfigError as error:
         return error
     return None

@@ -56,21 +56,22 @@ class Checkpoints:
 
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # pages of what reaches us as exceptions
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         one = jax.process_count() == 1
         # Process 0 alone writes and reads: it has all of the state, and waits for nobody.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes=None if one else {0}, barrier_sync_key_prefix=None if one else "alone"
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, create=True, multiprocessing_options=alone, cleanup_tmp_directories=True
+            max_to_keep=self.keep, create=False, multiprocessing_options=alone, cleanup_tmp_directories=True
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
+            manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
         except OSError as error:
             raise CheckpointError(f"checkpoints cannot be written in {self.folder} ({error.strerror})") from None
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        return manager
 
     def _unraisable(self, found: Any) -> None:
         # Where one of many reads fails, Orbax leaves the others behind, and they say so, each of them.

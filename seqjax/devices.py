@@ -58,7 +58,7 @@ def _sizes(text: str) -> dict[str, int]:
     sizes = {}
     for part in text.split(","):
         axis, _, size = part.partition(":")
-        if axis not in AXES or not size.isdecimal() or int(size) < 1:
+        if axis not in AXES or axis in sizes or not size.isdecimal() or int(size) < 1:
             raise ConfigError(f"mesh={text}: expected replica:N,data:N with whole numbers of at least 1")
         sizes[axis] = int(size)
     return sizes

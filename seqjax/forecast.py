@@ -74,7 +74,7 @@ def measure_model(config: Config, task: Task, model: models.Model) -> tuple[Rece
 
     def probes(seed: Any) -> tuple[Any, jax.Array]:
         init_key, inputs_key = jax.random.split(jax.random.key(seed))
-        params = jax.vmap(model.init)(jax.random.split(init_key, NUM_INITS))
+        params = jax.lax.map(model.init, jax.random.split(init_key, NUM_INITS))  # not vmap: see `training`
         return params, task.draw_inputs(inputs_key, NUM_PROBES)
 
     params, inputs = jax.jit(probes, compiler_options=compiler_options())(np.uint32(config.seed))

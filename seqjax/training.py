@@ -275,7 +275,9 @@ def compile_programs(
     axis_name = "replica" if mesh else None
 
     def setup_all(seed: Array, replicates: Array) -> tuple[TrainState, Batch]:
-        state = jax.vmap(setup_state, (None, 0), spmd_axis_name=axis_name)(seed, replicates)
+        # One after the other, not under vmap: the orthogonal initialiser of a recurrence calls LAPACK,
+        # and several such calls at once wait for each other for ever (jaxlib 0.10, on two cores).
+        state = jax.lax.map(lambda replicate: setup_state(seed, replicate), replicates)
         data_of = jnp.zeros_like(replicates[:1]) if shared else replicates
         return state, jax.vmap(setup_data, (None, 0), spmd_axis_name=axis_name)(seed, data_of)
 

@@ -84,8 +84,9 @@ class MainCommand:
             command.run_command(main.main, main.__doc__)
         except SystemExit as ended:
             code = ended.code
-        for folder in self.folders:
-            folder._lock.close()  # as the end of the process does
+        finally:
+            for folder in self.folders:
+                folder._lock.close()  # as the end of the process does
         return Ended(code, *self.capsys.readouterr())
 
     def tree(self) -> dict[str, bytes | None]:

@@ -97,15 +97,17 @@ def test_on_one_device_and_process_there_is_nothing_to_gather():
 
 # -- The same numbers on eight devices --------------------------------------------------------------
 
-CASES = [f"{name}, {mesh or 'default'}" for name, (_, meshes) in on_devices.CASES.items() for mesh in meshes]
+CASES, MORE_CASES = (
+    [f"{name}, {mesh or 'default'}" for name, mesh in cases] for cases in (on_devices.CASES, on_devices.MORE_CASES)
+)
 
 
 @functools.cache
-def on_eight_devices() -> dict:
+def on_eight_devices(*more: str) -> dict:
     """The largest differences from one device; measured once, in a process of its own."""
     script = Path(on_devices.__file__)
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), *more],
         cwd=runs.ROOT,
         env=runs.environment(8) | {"PYTHONPATH": f"{runs.ROOT}:{script.parent}"},
         capture_output=True,
@@ -122,7 +124,16 @@ def on_eight_devices() -> dict:
 
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_give_the_numbers_of_one(case):
-    found = on_eight_devices()[case]
+    assert_same_numbers(on_eight_devices()[case])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", MORE_CASES)
+def test_more_meshes_on_eight_devices_give_the_numbers_of_one(case):
+    assert_same_numbers(on_eight_devices("more")[case])
+
+
+def assert_same_numbers(found: dict[str, float]) -> None:
     for exact in ("data", "labels", "mask", "counts"):
         assert found.get(exact, 0) == 0, exact
     assert found["size of gradients"] > 0.01

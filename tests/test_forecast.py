@@ -280,7 +280,9 @@ def test_every_forecast_against_a_naive_one(kind, step_position):
         found, expected = look_ahead_of(config).forecast, naive(config, kind)
         for name in ("prior_entropy", "noise_entropy", "known_position_loss", "bayes_loss"):
             assert getattr(found, name) == pytest.approx(expected[name], abs=1e-9), (name, config)
-        np.testing.assert_allclose(found.bayes_predictor_loss, expected["per_step"], atol=1e-9, err_msg=str(config))
+        np.testing.assert_allclose(
+            found.bayes_predictor_loss, expected["per_step"], atol=1e-9, err_msg=str(config)
+        )
 
 
 @pytest.mark.parametrize("step_position", [False, True])
@@ -402,7 +404,7 @@ def test_causal_attention_cannot_count_a_constant_prefix(num_layers):
 # --- The promise: trained to the end, on every rule ---
 
 TRAINED = {
-    "linear": {"model": "dense", "seq_len": 2},
+    "linear": {"model": "dense", "seq_len": 3},
     "linear_position": {"model": "dense", "seq_len": 2, "step_position": True, "threshold": 1},
     "dense": {"model": "dense", "activation": "relu", "seq_len": 2, "hidden_sizes": (32,)},
     "dense_noise": {"model": "dense", "activation": "relu", "seq_len": 2, "label_noise": 0.2},
@@ -434,7 +436,10 @@ def test_no_validation_loss_is_below_its_bayes_loss(name):
     for rule, (_, outlook, measured) in outcomes.trained(**TRAINED[name]).items():
         floor = outlook.forecast.bayes_loss
         assert measured.val_loss >= floor - 3 * measured.val_loss_se - 1e-6, (rule, floor, measured)
-        assert measured.val_loss >= outlook.forecast.family_loss - 3 * measured.val_loss_se - 1e-6, (rule, measured)
+        assert measured.val_loss >= outlook.forecast.family_loss - 3 * measured.val_loss_se - 1e-6, (
+            rule,
+            measured,
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "causal_attention"])

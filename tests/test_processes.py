@@ -70,7 +70,7 @@ def assert_same_numbers(folder, one, name: str) -> None:
     found, expected = (json.loads((path / "result.json").read_text()) for path in (folder, one))
     assert found["environment"]["num_processes"] > 1
     for key in ("final", "history", "per_step", "budget", "replicates"):
-        leaves = [[leaf for leaf in jax.tree.leaves(values[key])] for values in (found, expected)]
+        leaves = [jax.tree.leaves(values.get(key, 0)) for values in (found, expected)]
         assert runs.difference(*leaves) < 1e-4, key
     assert found["forecast"] == expected["forecast"]
     assert abs(found["lengths"][0]["val_loss"] - expected["lengths"][0]["val_loss"]) < 1e-4
@@ -82,7 +82,8 @@ def test_two_processes_give_the_numbers_of_one_and_only_the_first_writes(one, ca
     assert_all_done(ends)
     assert_same_numbers(folders[0], one, "two processes")
     assert not folders[1].exists()
-    assert ends[1][1] == ""
+    said = [line for line in ends[1][1].splitlines() if not line.startswith("[Gloo]")]  # C++ prints that
+    assert said == []
     assert ends[0][1].splitlines()[-1] == str(folders[0] / "result.json")
 
 
@@ -108,7 +109,7 @@ def test_two_processes_stop_together_and_are_resumed(to, cache_dir, tmp_path):
     finally:
         for process in processes:
             process.kill()
-    assert [code for code, _, _ in ends] == [75, 75], ends
+    assert [code for code, _, _ in ends] == [75, 75], "\n".join(err for _, _, err in ends)
     assert "go on with: " in ends[0][2]
     (epoch,) = (folder / "checkpoints" / "0").iterdir()
     assert runs.epochs_of(folder) == int(epoch.name) >= 2

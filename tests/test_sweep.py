@@ -67,7 +67,7 @@ def runs(monkeypatch):
     given = tiny.run(num_replicates=2).values
     done = []
 
-    def count(config, watch, *, mesh, saving):
+    def count(config, watch, **kwargs):
         experiment.check(config)
         done.append(config)
         watch("model", [])

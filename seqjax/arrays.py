@@ -1,0 +1,555 @@
+"""A user's own arrays: load, read, refuse, split.  Imports `config` and `batch`.
+
+What is odd about arrays that can be read is the business of `data_facts`.  Arrays
+may be larger than memory: a memory-mapped one is never copied whole, only scanned
+in chunks of `CHUNK_BYTES`, and sequences are left out or split by their row numbers
+(`Rows`).  Labels that need no change stay memory-mapped too.
+"""
+
+import dataclasses
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax.batch import Array, Batch, check_batch
+from seqjax.config import ConfigError
+
+CHUNK_BYTES = 2**25  # 32 MiB: large enough to read a disk at its speed, small beside any memory
+MAX_CLASSES = 2**20  # four times the largest vocabularies in use; above it labels are ids or amounts
+
+INPUTS = ("features", "tokens")
+LABELS_PER = ("step", "sequence")
+KEYS = ("x", "y", "mask", "x_val", "y_val", "mask_val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something true of the data, as in `data.notes` of `result.json`.
+
+    note: a stable name.  value: its number.  where: in words, with the evidence.
+    """
+
+    note: str
+    value: float
+    where: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Arrays that were read and checked.
+
+    train, val: inputs `[N, T, F]` (tokens: whole numbers, F = 1), labels `[N, T]` whole
+        numbers of at least 0, mask `[N, T]`: the steps that are scored.  Where there is one
+        label per sequence, it is the label of every step and its last step alone is scored.
+    num_classes: the largest label plus one.
+    inputs_are: one of `INPUTS`.  labels_per: one of `LABELS_PER`.
+    num_tokens: the largest token plus one; None for features.
+    left_out: sequences of training and validation that could not be used; see `notes`.
+    val_is_given: the validation set came with the data, it is not from `split`.
+    """
+
+    train: Batch
+    val: Batch | None
+    num_classes: int
+    inputs_are: str = "features"
+    labels_per: str = "step"
+    num_tokens: int | None = None
+    left_out: int = 0
+    val_is_given: bool = False
+    notes: tuple[Note, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """`data` of `result.json`, as plain JSON values."""
+        n, steps, features = self.train.inputs.shape
+        return {
+            "num_sequences": int(n) + (0 if self.val is None else len(self.val.labels)),
+            "seq_len": int(steps),
+            "num_features": int(features),
+            "num_classes": self.num_classes,
+            "left_out": self.left_out,
+            "notes": [note.to_dict() for note in self.notes],
+        }
+
+
+class Rows:
+    """Rows of an array that is too large to copy: `[len(rows), ...]`, read when indexed.
+
+    An index along the first axis gives a plain array in memory.  Where `clean`, what
+    is not finite, or negative in whole numbers, reads as 0: it stood in padding.
+    """
+
+    def __init__(self, source: Array, rows: np.ndarray | None = None, clean: bool = False):
+        if isinstance(source, Rows):  # one level deep, however often it is split
+            rows = source.rows if rows is None else source.rows[rows]
+            source, clean = source.source, clean or source.clean
+        self.source, self.clean = source, clean
+        self.rows = np.arange(len(source)) if rows is None else rows
+        self.shape = (len(self.rows), *source.shape[1:])
+        self.ndim, self.dtype = source.ndim, source.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        rows = self.rows[first]
+        found = np.array(self.source[rows])
+        if self.clean:
+            found = np.maximum(found, 0) if found.dtype.kind == "i" else np.nan_to_num(found, posinf=0, neginf=0)
+        return found[(slice(None),) * np.ndim(rows) + tuple(rest)] if rest else found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def take(array: Array, rows: np.ndarray) -> Array:
+    """Rows of an array: a copy, or a `Rows` where the array is memory-mapped."""
+    return Rows(array, rows) if isinstance(array, np.memmap | Rows) else array[rows]
+
+
+def chunks(array: Array) -> Iterator[tuple[int, np.ndarray]]:
+    """`(start, rows in memory)` over the first axis, `CHUNK_BYTES` (or one row) at a time."""
+    row_bytes = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
+    size = max(1, CHUNK_BYTES // row_bytes)
+    for start in range(0, len(array), size):
+        yield start, np.asarray(array[start : start + size])
+
+
+def load(
+    data: Any = None,
+    *,
+    x: Any = None,
+    y: Any = None,
+    mask: Any = None,
+    x_val: Any = None,
+    y_val: Any = None,
+    mask_val: Any = None,
+    inputs: str | None = None,
+    labels_per: str | None = None,
+    batch_first: bool = True,
+) -> Arrays:
+    """Arrays from files or from memory, read and checked.
+
+    data: path of a .npz file with the keys `x`, `y` and, if wanted, `mask`, `x_val`,
+        `y_val`, `mask_val`.  Or these by themselves, each an array or the path of a .npy
+        file, which is memory-mapped.
+    x: `[N, T, F]`; whole numbers `[N, T]` are tokens where labels are `[N, T]`; floating
+        `[N, F]` is one step per sequence.
+    y: whole numbers `[N, T]` (negative: not scored), one-hot `[N, T, C]`, or `[N]` or
+        one-hot `[N, C]` for one label per sequence.
+    mask: `[N, T]`, true or 1 where a step is no padding.
+    inputs: "tokens" or "features", where x could be either.
+    labels_per: "sequence" where `y [N, T]` is one-hot `[N, C]`.
+    batch_first: False reads `[T, N, ...]`.
+
+    Raises ConfigError, in one line, for what cannot be read or labelled.
+    """
+    for name, value, known in (("inputs", inputs, INPUTS), ("labels_per", labels_per, LABELS_PER)):
+        if value not in (None, *known):
+            raise ConfigError(f"{name}={value!r}: expected {' or '.join(known)}")
+    given = dict(zip(KEYS, (x, y, mask, x_val, y_val, mask_val), strict=True))
+    if data is not None:
+        twice = [key for key, value in given.items() if value is not None]
+        if twice:
+            raise ConfigError(f"--data={data} and --{twice[0]} both given: the arrays come from one or the other")
+        given |= _read_npz(Path(data))
+    arrays = {key: _as_array(key, value) for key, value in given.items() if value is not None}
+    for key in ("x", "y"):
+        if key not in arrays:
+            raise ConfigError(f"no {key}: expected --data=FILE.npz with x and y, or --x=FILE.npy and --y=FILE.npy")
+    if ("x_val" in arrays) != ("y_val" in arrays) or ("mask_val" in arrays and "x_val" not in arrays):
+        found = next(key for key in ("x_val", "y_val", "mask_val") if key in arrays)
+        missing = "y_val" if found == "x_val" else "x_val"
+        raise ConfigError(f"{found} without {missing}: a validation set needs x_val and y_val")
+
+    train = _read("", arrays, inputs, labels_per, batch_first)
+    sets = [train]
+    if "x_val" in arrays:
+        # Read as training was: what the training set settled is not asked again.
+        sets.append(_read("_val", arrays, train.inputs_are, train.labels_per, batch_first))
+        if sets[1].batch.inputs.shape[1:] != train.batch.inputs.shape[1:]:
+            raise ConfigError(
+                f"x_val has shape {arrays['x_val'].shape}, x has {arrays['x'].shape}: steps and features must "
+                f"agree (shorter sequences: pad them, and give mask_val)"
+            )
+    num_classes = max(len(s.class_counts) for s in sets)
+    notes = [note for s in sets for note in s.notes] + _class_notes(train.class_counts, sets[-1].class_counts)
+    if train.batch.inputs.shape[1] == 1:
+        text = "T = 1: x[N, F] with one label each" if arrays["x"].ndim == 2 else "T = 1: no other step to look at"
+        notes.append(Note("one_step", 1, text))
+    return Arrays(
+        train=train.batch,
+        val=sets[1].batch if len(sets) > 1 else None,
+        num_classes=num_classes,
+        inputs_are=train.inputs_are,
+        labels_per=train.labels_per,
+        num_tokens=max(s.num_tokens or 0 for s in sets) or None,
+        left_out=sum(s.left_out for s in sets),
+        val_is_given=len(sets) > 1,
+        notes=tuple(notes),
+    )
+
+
+def split(arrays: Arrays, val_fraction: float = 0.2, seed: int = 0) -> Arrays:
+    """The same with a random `val_fraction` of the sequences set apart; as it is where there is a validation set.
+
+    Both parts keep the order of the file.  Raises ConfigError where a part would be empty.
+    """
+    if arrays.val is not None:
+        return arrays
+    n = len(arrays.train.labels)
+    num_val = n - int(round(n * (1 - val_fraction), 6))
+    if not 0 < num_val < n:
+        raise ConfigError(f"val_fraction={val_fraction} of {n} sequences leaves a part empty; each needs at least 1")
+    order = np.random.default_rng(seed).permutation(n)
+    train, val = (
+        Batch(*(take(part, np.sort(rows)) for part in arrays.train)) for rows in (order[num_val:], order[:num_val])
+    )
+    return dataclasses.replace(arrays, train=train, val=val)
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with _reading(path):
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ConfigError(f"{path} is one array, no .npz: give it as --x={path} and its labels as --y=FILE.npy")
+        with found as file:
+            missing = [key for key in ("x", "y") if key not in file]
+            if missing:
+                raise ConfigError(f"{path} has no {missing[0]!r} (it has {', '.join(file) or 'nothing'}): save x and y")
+            return {key: file[key] for key in KEYS if key in file}
+
+
+def _as_array(key: str, value: Any) -> np.ndarray:
+    if isinstance(value, str | Path):
+        with _reading(Path(value)):
+            value = np.load(value, mmap_mode="r", allow_pickle=False)
+        if not isinstance(value, np.ndarray):
+            value.close()
+            raise ConfigError(f"--{key} is a .npz with several arrays: give it as --data")
+    try:
+        array = value if isinstance(value, np.memmap) else np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise ConfigError(f"{key} is no rectangular array: pad its sequences to one length and give a mask") from None
+    if array.dtype.kind == "V" and array.dtype.names is None and "float" in array.dtype.name:
+        array = array.astype(np.float32)  # bfloat16 and its like, of which NumPy knows little
+    if array.dtype.kind not in "buif":
+        what = "Python objects (sequences of different lengths?)" if array.dtype == object else str(array.dtype)
+        raise ConfigError(f"{key} holds {what}: expected numbers; pad to one length, and give a mask for the padding")
+    if not array.size:
+        raise ConfigError(f"{key} is empty: its shape is {array.shape}")
+    return array
+
+
+class _reading:
+    """What goes wrong while a file is read, as a ConfigError of one line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not self.path.is_file():
+            raise ConfigError(f"{self.path}: no such file")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError) and "allow_pickle" in str(error):
+            raise ConfigError(
+                f"{self.path} holds Python objects, which are not loaded (they can run code): save arrays of numbers"
+            ) from None
+        if isinstance(error, OSError | EOFError | ValueError | zipfile.BadZipFile) and not isinstance(
+            error, ConfigError
+        ):
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"{self.path} cannot be read ({why}): expected a file of numpy.save or numpy.savez")
+
+
+# --- One set of sequences -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    batch: Batch
+    class_counts: np.ndarray  # [C] labels that are scored
+    inputs_are: str
+    labels_per: str
+    num_tokens: int | None
+    left_out: int
+    notes: list[Note]
+
+
+def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: Any, batch_first: bool) -> _Set:
+    """One set, with keys that end in `suffix`: x, y and mask, brought to `[N, T, ...]`."""
+    names = tuple(key + suffix for key in ("x", "y", "mask"))
+    of = "validation" if suffix else "training"
+    x, y, mask = (arrays.get(name) for name in names)
+    assert x is not None
+    assert y is not None
+    x, y, mask, inputs_are = _axes(x, y, mask, names, inputs, labels_per, batch_first)
+    y, one_hot, labels_per = _label_shape(y, x.shape[:2], names, labels_per)
+    notes: list[Note] = []
+    present = None if mask is None else _mask(mask, x.shape[:2], names)
+    labels, scored, counts, missing = _labels(y, one_hot, present, names, of, notes)
+    if labels_per == "sequence" and x.shape[1] > 1:
+        labels = np.broadcast_to(labels, x.shape[:2])
+        steps = np.arange(x.shape[1])
+        last = x.shape[1] - 1 if present is None else np.where(present, steps, -1).max(1, keepdims=True)
+        scored = scored & (steps == last)
+    bad, clean, num_tokens = _bad_inputs(x, present, inputs_are, names[0], of)
+    bad_rows = dict(missing) | bad
+    if bad_rows:
+        first = min(bad_rows)
+        where = f"{len(bad_rows)} sequences of {of} left out; first {bad_rows[first]}"
+        notes.append(Note("bad_values", len(bad_rows), where))
+    keep = scored.any(1)
+    keep[list(bad_rows)] = True  # those are counted above
+    if not keep.all():
+        first = int(np.argmin(keep))
+        text = f"{(~keep).sum()} sequences of {of} without a scored step left out; first sequence {first}"
+        notes.append(Note("unlabelled_sequences", int((~keep).sum()), text))
+    keep[list(bad_rows)] = False
+    if not keep.any():
+        why = f"{len(bad_rows)} with NaN or infinity, the others with every step masked"
+        raise ConfigError(f"no sequence of {of} is left of {len(keep)}: {why}")
+    batch = Batch(_cleaned(x) if clean else x, labels, scored)
+    if not keep.all():
+        rows = np.flatnonzero(keep)
+        batch = Batch(*(take(part, rows) for part in batch))
+        counts = _count(batch, len(counts))
+    if batch.mask.all():  # a byte for all of them, not one for each
+        batch = batch._replace(mask=np.broadcast_to(np.True_, batch.mask.shape))
+    if not suffix and (counts > 0).sum() < 2:
+        raise ConfigError(f"every label of {names[1]} that counts is {counts.argmax()}: expected at least two classes")
+    left_out = int((~keep).sum())
+    return _Set(check_batch(batch), counts, inputs_are, labels_per, num_tokens, left_out, notes)
+
+
+def _axes(x: Any, y: Any, mask: Any, names: Any, inputs: Any, labels_per: Any, batch_first: bool) -> tuple:
+    """x as `[N, T, F]`, y and mask with their first axes in the same order, and what x is."""
+    name = names[0]
+    if x.ndim == 1 or x.ndim > 3:
+        right = "x[:, None] where each sequence is one number" if x.ndim == 1 else "x.reshape(N, T, -1)"
+        raise ConfigError(f"{name} has shape {x.shape}: expected [sequences, steps, features]; {right}")
+    if y.ndim > 3:
+        raise ConfigError(f"{names[1]} has shape {y.shape}: expected [N, T], one-hot [N, T, C], or [N]")
+    whole = x.dtype.kind in "bui"
+    if inputs == "tokens" and not whole:
+        raise ConfigError(f"{name} is {x.dtype}: tokens are whole numbers; x.astype('int32'), or --inputs=features")
+    if inputs == "tokens" and x.ndim == 3 and x.shape[2] > 1:
+        raise ConfigError(f"{name} has shape {x.shape}: tokens are [N, T]; --inputs=features for several a step")
+    if x.ndim == 2 and inputs is None:
+        per_step = y.ndim >= 2 and y.shape[:2] == x.shape and x.shape[1] > 1
+        if whole and not (per_step and labels_per != "sequence"):
+            raise ConfigError(
+                f"{name} has shape {x.shape} and y has {y.shape}: that is {x.shape[1]} tokens a sequence "
+                f"(--inputs=tokens) or one step of {x.shape[1]} features (--inputs=features); say which"
+            )
+        if not whole and per_step and labels_per != "sequence":
+            raise ConfigError(
+                f"{name} has shape {x.shape} and y has {y.shape}: for one number a step reshape x to "
+                f"{(*x.shape, 1)}; for one step of {x.shape[1]} features with a one-hot label give "
+                f"--labels_per=sequence"
+            )
+        inputs = "tokens" if whole and per_step else "features"
+    if x.ndim == 2 and inputs == "features":  # no axis of steps to swap
+        return x[:, None], y, mask, "features"
+    x = x[..., None] if x.ndim == 2 else x
+    if not batch_first:
+        first = x.shape[:2]
+        x = x.swapaxes(0, 1)
+        # One label per sequence has no axis of steps.
+        y = y.swapaxes(0, 1) if y.ndim >= 2 and y.shape[:2] == first and labels_per != "sequence" else y
+        mask = mask.swapaxes(0, 1) if mask is not None and mask.ndim >= 2 else mask
+    return x, y, mask, inputs or "features"
+
+
+def _label_shape(y: np.ndarray, shape: tuple[int, int], names: Any, labels_per: Any) -> tuple[np.ndarray, bool, str]:
+    """y as `[N, T]` or `[N, 1]` (one-hot: with classes behind), whether it is one-hot, and what has a label."""
+    n, steps = shape
+    name = names[1]
+    if len(y) != n:
+        guess = ""
+        if y.shape[:2] == (steps, n):
+            guess = f"; its first two axes look swapped: y.swapaxes(0, 1){', or --batch_first=false for both' * 0}"
+        elif y.ndim == 1 and y.size == n * steps:
+            guess = f"; it looks flattened: y.reshape({n}, {steps})"
+        elif y.ndim >= 2 and len(y) == steps:
+            guess = "; if arrays are [T, N, ...]: --batch_first=false"
+        elif steps == len(y):
+            guess = f"; as many as x has steps: if x is [T, N, F] ({n} steps), --batch_first=false"
+        raise ConfigError(f"{name} has {len(y)} sequences, {names[0]} has {n}: expected as many of each{guess}")
+    if y.ndim == 1:
+        if labels_per == "step" and steps > 1:
+            raise ConfigError(f"{name} has shape {y.shape}: --labels_per=step needs [{n}, {steps}]")
+        return y[:, None], False, "sequence" if steps > 1 else "step"
+    if y.ndim == 3 and y.shape[1] in (steps, 1):
+        per = "step" if y.shape[1] == steps else "sequence"
+        return (y[..., 0], False, per) if y.shape[2] == 1 else (y, True, per)
+    if y.ndim == 2 and y.shape[1] == 1:
+        return y, False, "sequence" if steps > 1 else "step"
+    if y.ndim == 2 and y.shape[1] == steps and labels_per != "sequence":
+        return y, False, "step"
+    head = np.asarray(y[:1000])
+    if y.ndim == 2 and labels_per != "step" and _rows_look_one_hot(head):
+        return y[:, None], True, "sequence" if steps > 1 else "step"
+    found = y.shape[1]
+    if labels_per == "sequence":
+        raise ConfigError(f"{name} has shape {y.shape}: with --labels_per=sequence expected [N] or one-hot [N, C]")
+    if abs(found - steps) < min(steps, 4):
+        cut = f"x[:, :{found}]" if found < steps else f"y[:, {found - steps}:] or y[:, :{steps}]"
+        guess = f"cut the longer one, {cut}, so that a label stands at its own step"
+    elif steps % found == 0:
+        guess = f"if one label holds for {steps // found} steps: np.repeat(y, {steps // found}, 1)"
+    elif found % steps == 0:
+        guess = f"if x was taken at every {found // steps}th step: y[:, ::{found // steps}]"
+    else:
+        guess = "expected one label for every step; or one for each sequence, [N] or one-hot [N, C]"
+    raise ConfigError(f"{name} has {found} steps, {names[0]} has {steps}: {guess}")
+
+
+def _rows_look_one_hot(y: np.ndarray) -> bool:
+    # More than half: a few broken rows are reported, not reason to read the array otherwise.
+    sound = np.isin(y, (0, 1)).all(-1) | ((y >= 0).all(-1) & (np.abs(y.sum(-1) - 1) < 1e-3) & (y.dtype.kind == "f"))
+    return y.shape[-1] > 1 and bool((sound & (np.abs(y.sum(-1) - 1) < 1e-3)).mean() > 0.5)
+
+
+def _mask(mask: np.ndarray, shape: tuple[int, int], names: Any) -> np.ndarray:
+    if mask.ndim == 3 and mask.shape[2] == 1:
+        mask = mask[..., 0]
+    if mask.shape != shape:
+        raise ConfigError(f"{names[2]} has shape {mask.shape}: expected {shape}, one for each step of {names[0]}")
+    out = np.empty(shape, bool)
+    for start, part in chunks(mask):
+        if not ((part == 0) | (part == 1)).all():
+            raise ConfigError(f"{names[2]} holds values besides 0 and 1: expected true where a step counts, else false")
+        out[start : start + len(part)] = part
+    return out
+
+
+def _labels(y: np.ndarray, one_hot: bool, present: np.ndarray | None, names: Any, of: str, notes: list[Note]) -> tuple:
+    """Labels `[N, T]` of at least 0, which are scored, counts by class, and rows without: {row: place}."""
+    name, shape = names[1], y.shape[:2]
+    scored = np.ones(shape, bool)
+    out: np.ndarray | None = None
+    if one_hot or not isinstance(y, np.memmap) or y.dtype.kind not in "ui":
+        out = np.empty(shape, np.int32)
+    counts = np.zeros(0, np.int64)
+    missing: dict[int, str] = {}
+    negative, first_negative, broken, first_broken, soft = 0, "", 0, "", 0
+    for start, part in chunks(y):
+        rows = slice(start, start + len(part))
+        counted = np.ones(part.shape[:2], bool)
+        if present is not None:  # one label per sequence counts where any step does
+            counted = present[rows] if present.shape == shape else present[rows].any(1, keepdims=True)
+        if part.dtype.kind == "f":
+            finite = np.isfinite(part).all(-1) if one_hot else np.isfinite(part)
+            for n, t in np.argwhere(~finite & counted):
+                missing.setdefault(start + int(n), f"{name} at sequence {start + n}, step {t}")
+            counted = counted & finite
+            part = np.where(finite[..., None] if one_hot else finite, part, 0)
+        if one_hot:
+            total, best = part.sum(-1, dtype=np.float64), part.max(-1)
+            unclear = counted & ((np.abs(total - 1) > 1e-3) | ((part == best[..., None]).sum(-1) > 1))
+            if ((part < 0) | (part > 1))[counted].any() or (unclear.sum() > 0.5 * counted.sum() > 0):
+                raise ConfigError(
+                    f"{name} has shape {y.shape} and its rows are not one-hot (one 1 each, else 0): a step has one "
+                    f"class; several labels a step, or scores, are not read"
+                )
+            if unclear.any() and not broken:
+                n, t = np.argwhere(unclear)[0]
+                first_broken = f"sequence {start + n}, step {t}, with sum {total[n, t]:g}"
+            broken += int(unclear.sum())
+            soft += int((counted & ~unclear & (best < 1)).sum())
+            labels, counted = part.argmax(-1), counted & ((part == best[..., None]).sum(-1) == 1)
+        else:
+            labels = part
+            if part.dtype.kind == "f" and (part != np.round(part)).any():
+                if not (off := (part != np.round(part)) & counted).any():
+                    labels = np.where(counted, part, 0)
+                else:
+                    n, t = np.argwhere(off)[0]
+                    many = len(np.unique(part[:1000])) > 50
+                    look = "it looks continuous, and a class needs a whole number: bin it" if many else "round it"
+                    place = f"sequence {start + n}, step {t}"
+                    raise ConfigError(f"{name} holds {part[n, t]:g} at {place}, no whole number: {look}")
+        below = counted & (labels < 0)
+        if below.any() and not negative:
+            n, t = np.argwhere(below)[0]
+            first_negative = f"{labels[n, t]:g} at sequence {start + n}, step {t}"
+        negative += int(below.sum())
+        counted = counted & (labels >= 0)
+        if counted.any() and labels[counted].max() >= MAX_CLASSES:
+            raise ConfigError(f"{name} holds {labels[counted].max():g}: a class is a number from 0 to {MAX_CLASSES - 1}")
+        clean = np.where(counted, labels, 0).astype(np.int32)
+        if out is None and not np.array_equal(clean, labels):  # from here on a copy is needed
+            out = np.empty(shape, np.int32)
+            for earlier, same in chunks(y[:start]):
+                out[earlier : earlier + len(same)] = same
+        if out is not None:
+            out[rows] = clean
+        new = np.bincount(clean[counted])
+        counts = np.pad(counts, (0, max(0, len(new) - len(counts))))
+        counts[: len(new)] += new
+        scored[rows] = counted
+    if negative:
+        notes.append(Note("negative_labels", negative, f"labels of {of} not scored; first {first_negative}"))
+    if broken:
+        text = f"one-hot rows of {of}, not scored where no class stands out; first {first_broken}"
+        notes.append(Note("one_hot_sums", broken, text))
+    if soft:
+        notes.append(Note("soft_labels", soft, f"rows of {of} that spread over classes, read as their largest"))
+    return y if out is None else out, scored, counts, missing
+
+
+def _bad_inputs(x: np.ndarray, present: np.ndarray | None, inputs_are: str, name: str, of: str) -> tuple:
+    """Rows with values that cannot be used {row: place}, whether padding has such, and the number of tokens."""
+    bad: dict[int, str] = {}
+    clean, largest = False, 0
+    for start, part in chunks(x) if x.dtype.kind == "f" or inputs_are == "tokens" else ():
+        unusable = part < 0 if inputs_are == "tokens" else ~np.isfinite(part)
+        if unusable.any():
+            counted = unusable if present is None else unusable & present[start : start + len(part), :, None]
+            clean = clean or not np.array_equal(counted, unusable)
+            if inputs_are == "tokens" and counted.any():
+                n, t, _ = np.argwhere(counted)[0]
+                raise ConfigError(
+                    f"{name} holds token {part[n, t, 0]} at sequence {start + n}, step {t}: tokens count from 0; "
+                    f"give a mask where it is padding, or --inputs=features"
+                )
+            flat = counted.reshape(len(part), -1)
+            for n in np.flatnonzero(flat.any(1)):
+                t, f = divmod(int(flat[n].argmax()), part.shape[2])
+                bad[start + int(n)] = f"{part[n, t, f]} in {name} at sequence {start + n}, step {t}, feature {f}"
+        largest = max(largest, int(part.max())) if inputs_are == "tokens" else 0
+    return bad, clean, largest + 1 if inputs_are == "tokens" else None
+
+
+def _cleaned(x: np.ndarray) -> Array:
+    return Rows(x, clean=True) if isinstance(x, np.memmap) else Rows(x, clean=True)[:]
+
+
+def _count(batch: Batch, num_classes: int) -> np.ndarray:
+    counts = np.zeros(num_classes, np.int64)
+    for start, part in chunks(batch.labels):
+        counts += np.bincount(part[batch.mask[start : start + len(part)]], minlength=num_classes)
+    return counts
+
+
+def _class_notes(train: np.ndarray, val: np.ndarray) -> list[Note]:
+    """Classes below the largest that no label has."""
+    size = max(len(train), len(val))
+    skipped = np.flatnonzero(sum(np.pad(c, (0, size - len(c))) for c in (train, val)) == 0)
+    if not len(skipped):
+        return []
+    listed = ", ".join(map(str, skipped[:8])) + (", ..." if len(skipped) > 8 else "")
+    return [Note("classes_skipped", len(skipped), f"no label is {listed}; the largest is {size - 1}")]
