@@ -1,7 +1,7 @@
 """What every command does around its work: one line for an error, the right exit code, the cache.
 
-Exit codes: 0 done; 2 bad input or bad flags; 3 the loss is not finite; 75 stopped, and
-can be resumed; 130 a second Ctrl-C.
+Exit codes: 0 done; 1 another process of the run is gone; 2 bad input or bad flags; 3 the
+loss is not finite; 75 stopped, and can be resumed; 130 a second Ctrl-C.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
@@ -18,6 +19,8 @@ from seqjax.config import ConfigError
 from seqjax.experiment import NotFiniteError, StoppedError
 
 BAD_INPUT, NOT_FINITE, STOPPED, INTERRUPTED = 2, 3, 75, 130
+LOST_PROCESS = 1
+LOST = ("Gloo", "NCCL", "Connection reset", "heartbeat", "coordination service")  # errors of a lost process
 
 
 def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
@@ -36,8 +39,13 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         fail("stopped at once", INTERRUPTED)
     except CheckpointError as error:
         fail(str(error), BAD_INPUT)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, ValueError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() > 1 and any(word in str(error) for word in LOST):
+            # Not by way of the interpreter's end: there JAX waits for the dead, and aborts with a stack trace.
+            text = "error: another process of this run is gone; go on in all of them with --resume\n"
+            os.write(2, text.encode())
+            os._exit(LOST_PROCESS)
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fail("out of memory; make --num_samples, --seq_len, --num_features or --batch_size smaller", BAD_INPUT)
     except BrokenPipeError:
@@ -46,6 +54,17 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         fail(f"cannot write{where}: {error.strerror}", BAD_INPUT)
+
+
+def clear_stdout() -> TextIO:
+    """What stdout was; from now on whatever libraries print there, in C++ too, goes to stderr.
+
+    Several processes on CPUs need it: Gloo says on stdout how it is connected.
+    """
+    sys.stdout.flush()
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return stdout
 
 
 class StopSignals:
@@ -73,28 +92,38 @@ def fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
-def use_compilation_cache(flags: RunFlags) -> None:
-    """Keep compiled programs between runs, however small, in a folder that only its owner can read.
+def cache_folder(flags: RunFlags) -> Path | None:
+    """Where compiled programs are kept, None for nowhere; ConfigError where they cannot be, or not safely.
 
-    A program that a stranger could have put there would be run as ours.
+    Nothing is made yet: bad input leaves nothing behind.
     """
     if not flags.compilation_cache:
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
+        return None
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(flags.cache_dir) if flags.cache_dir else Path(cache_home) / "seqjax"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner, mode = folder.stat().st_uid, folder.stat().st_mode
-    except OSError as error:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
         if flags.cache_dir:
-            raise ConfigError(f"cache_dir={folder}: cannot be written ({error.strerror})") from None
-        return  # no home to write to: compile afresh
-    if owner != os.getuid() or mode & 0o022:
+            raise ConfigError(f"cache_dir={folder}: cannot be written ({there})")
+        return None  # no home to write to: compile afresh
+    status = there.stat()
+    if there == folder.absolute() and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         raise ConfigError(
             f"cache_dir={folder}: others may write to it, and what lies there would be run; "
             f"name a folder of your own, or use --nocompilation_cache"
         )
+    return folder
+
+
+def use_compilation_cache(folder: Path | None) -> None:
+    """Keep compiled programs between runs, however small, in a folder that its owner alone can read."""
+    if folder is None:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"cache_dir={folder}: cannot be written ({error.strerror})") from None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -6,6 +6,7 @@ never at import, so that two commands, or a test, cannot get in each other's way
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,18 @@ class RunFlags:
     process_id: int | None
     compilation_cache: bool
     cache_dir: str | None
+
+    def resume_line(self, command: str, folder: Path) -> str:
+        """The command line that goes on with what was stopped in `folder`."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("workdir", "overwrite", "resume", "forecast_only"):
+                continue
+            if value != RUN_DEFAULTS.get(field.name):
+                switch = {True: f"--{field.name}", False: f"--no{field.name}"}
+                words.append(switch.get(value, f"--{field.name}={shlex.quote(str(value))}"))
+        return " ".join(["python -m", command, *words, f"--resume --workdir={shlex.quote(str(folder))}"])
 
 
 def main_flags(argv: list[str]) -> tuple[Config, RunFlags]:

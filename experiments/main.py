@@ -4,7 +4,6 @@ python -m experiments.main --seq_len=2
 """
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,23 @@ def main(argv: list[str]) -> None:
     if flags.checkpoint_every is not None and flags.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
     experiment.check(config)
-    command.use_compilation_cache(flags)
+    cache = command.cache_folder(flags)
+    result_to = sys.stdout
     if flags.distributed or flags.coordinator_address:
+        result_to = command.clear_stdout()
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
     devices.make_mesh(config.num_replicates, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()
     if jax.process_index() > 0:  # process 0 alone writes, and shows
+        command.use_compilation_cache(cache)
         run(config, flags, None, lambda what, value: None, stop)
         return
 
     name = f"{config.model}-{config.labels}-T{config.seq_len}"
     folder = workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume)
+    command.use_compilation_cache(cache)
     workdir.write_json(folder / "config.json", config.to_dict())
-    with RunReport(config, file=sys.stderr if flags.json else sys.stdout) as report:
+    with RunReport(config, file=sys.stderr if flags.json else result_to) as report:
 
         def watch(what: str, value: Any) -> None:
             if what == "epoch":
@@ -52,15 +55,15 @@ def main(argv: list[str]) -> None:
         try:
             result = run(config, flags, folder, watch, stop)
         except StoppedError as stopped:
-            command_line = f"python -m experiments.main --resume --workdir={shlex.quote(str(folder.folder))}"
-            raise StoppedError(f"{stopped}; go on with: {command_line}") from None
+            line = flags.resume_line("experiments.main", folder.folder)
+            raise StoppedError(f"{stopped}; go on with: {line}") from None
         report.result(result.values)
     write(folder, flags, result)
     if flags.json:
-        json.dump(result.values, sys.stdout, indent=1, allow_nan=False)
-        print()
+        json.dump(result.values, result_to, indent=1, allow_nan=False)
+        print(file=result_to)
     else:
-        print(folder / "result.json")
+        print(folder / "result.json", file=result_to)
 
 
 def run(

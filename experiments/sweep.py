@@ -8,14 +8,13 @@ themselves by semicolons (--hidden_sizes='10,10;32').  There is a cell for every
 
 import itertools
 import json
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -42,24 +41,28 @@ def main(argv: list[str]) -> None:
     grid, flags = sweep_flags(argv)
     cells = cells_of(grid)
     check(grid, cells)
-    command.use_compilation_cache(flags)
+    cache = command.cache_folder(flags)
+    result_to = sys.stdout
     if flags.distributed or flags.coordinator_address:
+        result_to = command.clear_stdout()
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
     devices.make_mesh(1, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()
     if jax.process_index() > 0:  # process 0 alone writes, and shows
+        command.use_compilation_cache(cache)
         done = devices.from_first_process(np.zeros(len(cells), bool))
         run_cells(cells, done, flags, Path(flags.workdir or "runs"), stop, lambda *_: None, lambda *_: None)
         return
 
     folder = workdir.open_workdir(flags.workdir, "sweep", overwrite=flags.overwrite, resume=flags.resume)
+    command.use_compilation_cache(cache)
     workdir.write_json(folder / "config.json", grid)
     varied = [{name: cell[name] for name in cell if len(grid[name]) > 1} for cell in cells]
     records = read_records(folder, varied)
     done = np.array([settings in [record["settings"] for record in records] for settings in varied])
     if jax.process_count() > 1:
         devices.from_first_process(done)
-    with SweepReport(varied, records, file=sys.stderr if flags.json else sys.stdout) as report:
+    with SweepReport(varied, records, file=sys.stderr if flags.json else result_to) as report:
 
         def ended(number: int, record: Record) -> None:
             records.append({"settings": varied[number], **record})
@@ -70,9 +73,9 @@ def main(argv: list[str]) -> None:
         try:
             run_cells(cells, done, flags, folder / workdir.CHECKPOINTS, stop, report.watch, ended)
         except StoppedError as stopped:
-            command_line = f"python -m experiments.sweep --resume --workdir={shlex.quote(str(folder.folder))}"
-            raise StoppedError(f"{stopped}; go on with: {command_line}") from None
-    write(folder, flags, grid, records)
+            line = flags.resume_line("experiments.sweep", folder.folder)
+            raise StoppedError(f"{stopped}; go on with: {line}") from None
+    write(folder, flags, grid, records, result_to)
 
 
 def cells_of(grid: dict[str, list[Any]]) -> list[Settings]:
@@ -173,7 +176,9 @@ def run_cell(settings: Settings, watch: experiment.Watch, mesh: str | None, savi
     return known | {"seconds": time.perf_counter() - started}
 
 
-def write(folder: Workdir, flags: RunFlags, grid: dict[str, list[Any]], records: list[Record]) -> None:
+def write(
+    folder: Workdir, flags: RunFlags, grid: dict[str, list[Any]], records: list[Record], result_to: TextIO
+) -> None:
     """Pictures and `result.json`, whose content or path ends the output."""
     seconds = {"cells": float(sum(record["seconds"] for record in records))}
     result = {"config": grid, "environment": experiment.environment(seconds), "cells": records}
@@ -181,10 +186,10 @@ def write(folder: Workdir, flags: RunFlags, grid: dict[str, list[Any]], records:
         workdir.write_whole(folder / f"{name}.png", figures.png(figure))
     workdir.write_json(folder / "result.json", result)
     if flags.json:
-        json.dump(result, sys.stdout, indent=1, allow_nan=False)
-        print()
+        json.dump(result, result_to, indent=1, allow_nan=False)
+        print(file=result_to)
     else:
-        print(folder / "result.json")
+        print(folder / "result.json", file=result_to)
 
 
 if __name__ == "__main__":

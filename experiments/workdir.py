@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import itertools
 import json
 import os
 import shutil
@@ -41,6 +42,7 @@ class Workdir:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die
         except OSError:
+            self._lock.close()
             raise ConfigError(
                 f"workdir={folder}: is in use by another run; wait for it, or name another"
             ) from None
@@ -74,13 +76,27 @@ class Workdir:
         write_whole(path, "".join(f"{line}\n" for _, line in sorted(kept)).encode())
 
 
+def _fresh(name: str) -> Path:
+    """A folder under `runs/` that nobody has, made at once so that nobody takes it."""
+    for number in itertools.count():
+        folder = Path("runs") / (f"{name}-{number}" if number else name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"workdir={folder}: cannot be written ({error.strerror})") from None
+        return folder
+    raise AssertionError("there is always another number")
+
+
 def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool = False) -> Workdir:
     """The run's folder, made if need be; a fresh one under `runs/` where none is named.
 
     Raises ConfigError where it is a file, cannot be written, is in use, or holds a
     run that is neither to be overwritten nor resumed.
     """
-    folder = Path(path) if path else Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}"
+    folder = Path(path) if path else _fresh(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"workdir={folder}: is a file; expected a folder")
     held = [file for file in FILES if (folder / file).exists()]

@@ -49,6 +49,7 @@ class Arrays:
     train, val: inputs `[N, T, F]` (tokens: whole numbers, F = 1), labels `[N, T]` whole
         numbers of at least 0, mask `[N, T]`: the steps that are scored.  Where there is one
         label per sequence, it is the label of every step and its last step alone is scored.
+    train_rows, val_rows: their numbers in the arrays that were given, which have those left out too.
     num_classes: the largest label plus one.
     inputs_are: one of `INPUTS`.  labels_per: one of `LABELS_PER`.
     num_tokens: the largest token plus one; None for features.
@@ -58,6 +59,8 @@ class Arrays:
 
     train: Batch
     val: Batch | None
+    train_rows: np.ndarray
+    val_rows: np.ndarray | None
     num_classes: int
     inputs_are: str = "features"
     labels_per: str = "step"
@@ -112,7 +115,11 @@ class Rows:
 
 def take(array: Array, rows: np.ndarray) -> Array:
     """Rows of an array: a copy, or a `Rows` where the array is memory-mapped."""
-    return Rows(array, rows) if isinstance(array, np.memmap | Rows) else array[rows]
+    if isinstance(array, np.memmap | Rows):
+        return Rows(array, rows)
+    if array.ndim == 2 and array.strides[1] == 0:  # one value for all steps, and it stays one
+        return np.broadcast_to(array[:, :1][rows], (len(rows), array.shape[1]))
+    return array[rows]
 
 
 def chunks(array: Array) -> Iterator[tuple[int, np.ndarray]]:
@@ -174,7 +181,8 @@ def load(
     sets = [train]
     if "x_val" in arrays:
         # Read as training was: what the training set settled is not asked again.
-        sets.append(_read("_val", arrays, train.inputs_are, train.labels_per, batch_first))
+        per = "sequence" if train.labels_per == "sequence" else labels_per
+        sets.append(_read("_val", arrays, train.inputs_are, per, batch_first))
         if sets[1].batch.inputs.shape[1:] != train.batch.inputs.shape[1:]:
             raise ConfigError(
                 f"x_val has shape {arrays['x_val'].shape}, x has {arrays['x'].shape}: steps and features must "
@@ -188,6 +196,8 @@ def load(
     return Arrays(
         train=train.batch,
         val=sets[1].batch if len(sets) > 1 else None,
+        train_rows=train.rows,
+        val_rows=sets[1].rows if len(sets) > 1 else None,
         num_classes=num_classes,
         inputs_are=train.inputs_are,
         labels_per=train.labels_per,
@@ -208,26 +218,27 @@ def split(arrays: Arrays, val_fraction: float = 0.2, seed: int = 0) -> Arrays:
     n = len(arrays.train.labels)
     num_val = n - int(round(n * (1 - val_fraction), 6))
     if not 0 < num_val < n:
-        raise ConfigError(f"val_fraction={val_fraction} of {n} sequences leaves a part empty; each needs at least 1")
+        raise ConfigError(f"val_fraction={val_fraction} of {n} sequences leaves a part empty")
     order = np.random.default_rng(seed).permutation(n)
-    train, val = (
-        Batch(*(take(part, np.sort(rows)) for part in arrays.train)) for rows in (order[num_val:], order[:num_val])
-    )
-    return dataclasses.replace(arrays, train=train, val=val)
+    rows = np.sort(order[num_val:]), np.sort(order[:num_val])
+    train, val = (Batch(*(take(part, some) for part in arrays.train)) for some in rows)
+    train_rows, val_rows = (arrays.train_rows[some] for some in rows)
+    return dataclasses.replace(arrays, train=train, val=val, train_rows=train_rows, val_rows=val_rows)
 
 
-# --- Files ----------------------------------------------------------------------------------------------------------
+# --- Files -------------------------------------------------------------------------------------------------------
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with _reading(path):
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
-            raise ConfigError(f"{path} is one array, no .npz: give it as --x={path} and its labels as --y=FILE.npy")
+            raise ConfigError(f"{path} is one array, no .npz: give it as --x, and its labels as --y")
         with found as file:
             missing = [key for key in ("x", "y") if key not in file]
             if missing:
-                raise ConfigError(f"{path} has no {missing[0]!r} (it has {', '.join(file) or 'nothing'}): save x and y")
+                has = ", ".join(file) or "nothing"
+                raise ConfigError(f"{path} has no {missing[0]!r} (it has {has}): expected x and y")
             return {key: file[key] for key in KEYS if key in file}
 
 
@@ -241,12 +252,12 @@ def _as_array(key: str, value: Any) -> np.ndarray:
     try:
         array = value if isinstance(value, np.memmap) else np.asarray(value)
     except ValueError:  # rows of different lengths
-        raise ConfigError(f"{key} is no rectangular array: pad its sequences to one length and give a mask") from None
+        raise ConfigError(f"{key} is no rectangular array: pad its sequences to one length, with a mask") from None
     if array.dtype.kind == "V" and array.dtype.names is None and "float" in array.dtype.name:
         array = array.astype(np.float32)  # bfloat16 and its like, of which NumPy knows little
     if array.dtype.kind not in "buif":
         what = "Python objects (sequences of different lengths?)" if array.dtype == object else str(array.dtype)
-        raise ConfigError(f"{key} holds {what}: expected numbers; pad to one length, and give a mask for the padding")
+        raise ConfigError(f"{key} holds {what}: expected numbers, padded to one length, and a mask")
     if not array.size:
         raise ConfigError(f"{key} is empty: its shape is {array.shape}")
     return array
@@ -265,7 +276,7 @@ class _reading:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise ConfigError(
-                f"{self.path} holds Python objects, which are not loaded (they can run code): save arrays of numbers"
+                f"{self.path} holds Python objects, never loaded (they can run code): save arrays of numbers"
             ) from None
         if isinstance(error, OSError | EOFError | ValueError | zipfile.BadZipFile) and not isinstance(
             error, ConfigError
@@ -274,12 +285,13 @@ class _reading:
             raise ConfigError(f"{self.path} cannot be read ({why}): expected a file of numpy.save or numpy.savez")
 
 
-# --- One set of sequences -------------------------------------------------------------------------------------------
+# --- One set of sequences ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Set:
     batch: Batch
+    rows: np.ndarray
     class_counts: np.ndarray  # [C] labels that are scored
     inputs_are: str
     labels_per: str
@@ -329,9 +341,13 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
     if batch.mask.all():  # a byte for all of them, not one for each
         batch = batch._replace(mask=np.broadcast_to(np.True_, batch.mask.shape))
     if not suffix and (counts > 0).sum() < 2:
-        raise ConfigError(f"every label of {names[1]} that counts is {counts.argmax()}: expected at least two classes")
+        raise ConfigError(
+            f"every label of {names[1]} that counts is {counts.argmax()}: expected two classes or more"
+        )
     left_out = int((~keep).sum())
-    return _Set(check_batch(batch), counts, inputs_are, labels_per, num_tokens, left_out, notes)
+    return _Set(
+        check_batch(batch), np.flatnonzero(keep), counts, inputs_are, labels_per, num_tokens, left_out, notes
+    )
 
 
 def _axes(x: Any, y: Any, mask: Any, names: Any, inputs: Any, labels_per: Any, batch_first: bool) -> tuple:
@@ -344,7 +360,7 @@ def _axes(x: Any, y: Any, mask: Any, names: Any, inputs: Any, labels_per: Any, b
         raise ConfigError(f"{names[1]} has shape {y.shape}: expected [N, T], one-hot [N, T, C], or [N]")
     whole = x.dtype.kind in "bui"
     if inputs == "tokens" and not whole:
-        raise ConfigError(f"{name} is {x.dtype}: tokens are whole numbers; x.astype('int32'), or --inputs=features")
+        raise ConfigError(f"{name} is {x.dtype}: tokens are whole numbers, as of {name}.astype(int)")
     if inputs == "tokens" and x.ndim == 3 and x.shape[2] > 1:
         raise ConfigError(f"{name} has shape {x.shape}: tokens are [N, T]; --inputs=features for several a step")
     if x.ndim == 2 and inputs is None:
@@ -373,14 +389,14 @@ def _axes(x: Any, y: Any, mask: Any, names: Any, inputs: Any, labels_per: Any, b
     return x, y, mask, inputs or "features"
 
 
-def _label_shape(y: np.ndarray, shape: tuple[int, int], names: Any, labels_per: Any) -> tuple[np.ndarray, bool, str]:
+def _label_shape(y: np.ndarray, shape: tuple[int, int], names: Any, labels_per: Any) -> tuple[Any, bool, str]:
     """y as `[N, T]` or `[N, 1]` (one-hot: with classes behind), whether it is one-hot, and what has a label."""
     n, steps = shape
     name = names[1]
     if len(y) != n:
         guess = ""
         if y.shape[:2] == (steps, n):
-            guess = f"; its first two axes look swapped: y.swapaxes(0, 1){', or --batch_first=false for both' * 0}"
+            guess = "; its first two axes look swapped: y.swapaxes(0, 1)"
         elif y.ndim == 1 and y.size == n * steps:
             guess = f"; it looks flattened: y.reshape({n}, {steps})"
         elif y.ndim >= 2 and len(y) == steps:
@@ -419,8 +435,8 @@ def _label_shape(y: np.ndarray, shape: tuple[int, int], names: Any, labels_per: 
 
 def _rows_look_one_hot(y: np.ndarray) -> bool:
     # More than half: a few broken rows are reported, not reason to read the array otherwise.
-    sound = np.isin(y, (0, 1)).all(-1) | ((y >= 0).all(-1) & (np.abs(y.sum(-1) - 1) < 1e-3) & (y.dtype.kind == "f"))
-    return y.shape[-1] > 1 and bool((sound & (np.abs(y.sum(-1) - 1) < 1e-3)).mean() > 0.5)
+    sound = (y >= 0).all(-1) & (np.abs(y.sum(-1, dtype=np.float64) - 1) < 1e-3)
+    return y.shape[-1] > 1 and bool(np.mean(sound) > 0.5)
 
 
 def _mask(mask: np.ndarray, shape: tuple[int, int], names: Any) -> np.ndarray:
@@ -431,12 +447,12 @@ def _mask(mask: np.ndarray, shape: tuple[int, int], names: Any) -> np.ndarray:
     out = np.empty(shape, bool)
     for start, part in chunks(mask):
         if not ((part == 0) | (part == 1)).all():
-            raise ConfigError(f"{names[2]} holds values besides 0 and 1: expected true where a step counts, else false")
+            raise ConfigError(f"{names[2]} holds values besides 0 and 1: expected 1 where a step counts")
         out[start : start + len(part)] = part
     return out
 
 
-def _labels(y: np.ndarray, one_hot: bool, present: np.ndarray | None, names: Any, of: str, notes: list[Note]) -> tuple:
+def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, notes: list[Note]) -> tuple:
     """Labels `[N, T]` of at least 0, which are scored, counts by class, and rows without: {row: place}."""
     name, shape = names[1], y.shape[:2]
     scored = np.ones(shape, bool)
@@ -452,18 +468,18 @@ def _labels(y: np.ndarray, one_hot: bool, present: np.ndarray | None, names: Any
         if present is not None:  # one label per sequence counts where any step does
             counted = present[rows] if present.shape == shape else present[rows].any(1, keepdims=True)
         if part.dtype.kind == "f":
-            finite = np.isfinite(part).all(-1) if one_hot else np.isfinite(part)
+            finite: Any = np.isfinite(part).all(-1) if one_hot else np.isfinite(part)
             for n, t in np.argwhere(~finite & counted):
                 missing.setdefault(start + int(n), f"{name} at sequence {start + n}, step {t}")
-            counted = counted & finite
+            counted = np.asarray(counted & finite)
             part = np.where(finite[..., None] if one_hot else finite, part, 0)
         if one_hot:
             total, best = part.sum(-1, dtype=np.float64), part.max(-1)
             unclear = counted & ((np.abs(total - 1) > 1e-3) | ((part == best[..., None]).sum(-1) > 1))
-            if ((part < 0) | (part > 1))[counted].any() or (unclear.sum() > 0.5 * counted.sum() > 0):
+            if (counted[..., None] & ((part < 0) | (part > 1))).any() or (unclear.sum() > 0.5 * counted.sum() > 0):
                 raise ConfigError(
-                    f"{name} has shape {y.shape} and its rows are not one-hot (one 1 each, else 0): a step has one "
-                    f"class; several labels a step, or scores, are not read"
+                    f"{name} has shape {y.shape} and its rows are not one-hot (one 1 each, else 0): a step "
+                    f"has one class; several labels a step, or scores, are not read"
                 )
             if unclear.any() and not broken:
                 n, t = np.argwhere(unclear)[0]
@@ -489,7 +505,9 @@ def _labels(y: np.ndarray, one_hot: bool, present: np.ndarray | None, names: Any
         negative += int(below.sum())
         counted = counted & (labels >= 0)
         if counted.any() and labels[counted].max() >= MAX_CLASSES:
-            raise ConfigError(f"{name} holds {labels[counted].max():g}: a class is a number from 0 to {MAX_CLASSES - 1}")
+            raise ConfigError(
+                f"{name} holds {labels[counted].max():g}: expected classes from 0 to {MAX_CLASSES - 1}"
+            )
         clean = np.where(counted, labels, 0).astype(np.int32)
         if out is None and not np.array_equal(clean, labels):  # from here on a copy is needed
             out = np.empty(shape, np.int32)

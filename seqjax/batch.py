@@ -14,7 +14,8 @@ Array = Any  # a NumPy or a JAX array: what is said here holds for both
 class Batch(NamedTuple):
     """Sequences, what they are labelled with, and which steps count.
 
-    inputs: `[N, T, F]` floating.  labels: `[N, T]` whole numbers.
+    inputs: `[N, T, F]` floating, finite also at steps that do not count: 0 x NaN is
+    NaN in a gradient.  labels: `[N, T]` whole numbers.
     mask: `[N, T]` boolean; False where a step is padding and must not count.
     """
 

@@ -78,7 +78,7 @@ def outlook_sentence(config: Config, outlook: Outlook) -> str:
     parts.append(
         f"{lowest} {nats(forecast.family_loss)}{around} nats; guessing gives {nats(forecast.prior_entropy)}."
     )
-    if models.family(config) == "universal" and forecast.kind != "lower_bound":
+    if models.family(config)[0] == "universal" and forecast.kind != "lower_bound":
         parts.append("(This assumes enough width.)")
     return " ".join(parts)
 
@@ -231,23 +231,23 @@ class Change(NamedTuple):
 
 def candidates(config: Config) -> list[Change]:
     """Changes to try on this Config, whether or not they help."""
-    sees, knows = ("unseen_steps", "unknown_position", "model_family"), ("unknown_position", "model_family")
-    drop: dict[str, Any] = {option: None for option in models.OPTIONS if getattr(config, option) is not None}
-    if drop or config.hidden_sizes is not None:
-        drop["hidden_sizes"] = None
-    wider = [2 * size for size in models.settings(config)["hidden_sizes"]]
+    knows = ("unknown_position", "model_family", "cannot_tell")
+    sees, trains = ("unseen_steps", *knows), ("optimisation", "cannot_tell")
+    # Settings that another model does not have, or should not inherit.
+    other = {name: None for name in (*models.OPTIONS, "hidden_sizes") if getattr(config, name) is not None}
+    wider = tuple(2 * size for size in models.settings(config)["hidden_sizes"])
     return [
         Change({"activation": "relu"}, 1, knows),
         Change({"step_position": True}, 1, knows),
         Change({"step_position": True, "activation": "relu"}, 2, knows),
         Change({"labels": "own_step"}, 1, sees, "if the event of each step itself was meant"),
         Change({"readout": "last_step"}, 1, sees, "if one label per sequence is enough"),
-        Change({"model": "gru"} | drop, 3, sees),
-        Change({"model": "reverse_gru"} | drop, 3, sees),
-        Change({"model": "bidirectional_gru"} | drop, 4, sees),
-        Change({"num_epochs": 4 * config.num_epochs}, 1, ("optimisation", "cannot_tell")),
-        Change({"learning_rate": config.learning_rate / 4}, 1, ("optimisation", "cannot_tell")),
-        Change({"hidden_sizes": tuple(wider)}, 2, ("optimisation", "cannot_tell")),
+        Change({"model": "gru"} | other, 3, sees),
+        Change({"model": "reverse_gru"} | other, 3, sees),
+        Change({"model": "bidirectional_gru"} | other, 4, sees),
+        Change({"num_epochs": 4 * config.num_epochs}, 1, trains),
+        Change({"learning_rate": config.learning_rate / 4}, 1, trains),
+        Change({"hidden_sizes": wider}, 2, trains),
         Change({"num_samples": 4 * config.num_samples}, 2, ("generalisation",)),
     ]
 
@@ -258,43 +258,50 @@ def remedies(config: Config, outlook: Outlook, measured: Measured | None) -> lis
     That is the *family* loss after the change, computed; a change that gains less
     than `WORTH_IT` on what is (or, before training, could be) reached is left out.
     """
-    sizes = avoidable(outlook, measured)
+    forecast, sizes = outlook.forecast, avoidable(outlook, measured)
     causes = {name for name, (size, error) in sizes.items() if size > max(WORTH_IT, SIGMAS * error)}
-    now = outlook.forecast.family_loss if measured is None else measured.val_loss
-    found = []
+    bound = forecast.kind == "lower_bound"
+    if bound and "optimisation" in causes:
+        causes.add("cannot_tell")
+    reached = forecast.family_loss if measured is None else measured.val_loss
+    # Another model must promise more than this one does; where this one's promise is but a
+    # bound, or the change is in the training alone, more than what was reached.
+    promised = reached if bound else min(reached, forecast.family_loss)
+    found, seen = [], {config}
     for change in candidates(config):
-        if not causes & set(change.when):
-            continue
-        different = {k: v for k, v in change.settings.items() if v is not None and getattr(config, k) != v}
-        if not different:
-            continue
         try:
-            after = look_ahead_of(dataclasses.replace(config, **change.settings)).forecast
+            changed = dataclasses.replace(config, **change.settings)
+            if not causes & set(change.when) or changed in seen:
+                continue
+            seen.add(changed)
+            after = look_ahead_of(changed).forecast
         except (ConfigError, ForecastRefused):
             continue
-        trains_better = not {"unseen_steps", "unknown_position", "model_family"} & set(change.when)
-        if after.family_loss < (now if trains_better else min(now, outlook.forecast.family_loss)) - WORTH_IT:
-            found.append((round(after.family_loss, 3), change.cost, _remedy(config, change, after)))
+        in_training = not {"unseen_steps", "unknown_position"} & set(change.when)
+        if after.family_loss < (reached if in_training else promised) - WORTH_IT:
+            remedy = {
+                "change": _in_words(config, change),
+                "reachable_loss": after.family_loss,
+                "kind": after.kind,
+                "proviso": change.proviso,
+            }
+            found.append((round(after.family_loss, 3), change.cost, remedy))
     found.sort(key=lambda item: item[:2])
     return [remedy for _, _, remedy in found]
 
 
-def _remedy(config: Config, change: Change, after: Any) -> dict[str, Any]:
+def _in_words(config: Config, change: Change) -> str:
+    """The flags to add, and those to leave out."""
+
     def flag(name: str, value: Any) -> str:
         if value is True:
             return f"--{name}"
         return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
-    words = " ".join(flag(name, value) for name, value in change.settings.items() if value is not None)
-    dropped = [f"--{name}" for name, value in change.settings.items() if value is None]
-    if dropped:
-        words += f" without {' '.join(dropped)}"
-    return {
-        "change": words,
-        "reachable_loss": after.family_loss,
-        "kind": after.kind,
-        "proviso": change.proviso,
-    }
+    new = {name: value for name, value in change.settings.items() if getattr(config, name) != value}
+    words = " ".join(flag(name, value) for name, value in new.items() if value is not None)
+    dropped = " ".join(f"--{name}" for name, value in new.items() if value is None)
+    return f"{words} without {dropped}" if dropped else words
 
 
 def verdict(config: Config, outlook: Outlook, measured: Measured | None = None) -> dict[str, Any]:

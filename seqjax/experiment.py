@@ -72,9 +72,6 @@ class Saving:
 
 def check(config: Config) -> None:
     """ConfigError for whatever a Config alone cannot judge: names, idle settings, memory."""
-    tasks.build(config)
-    models.settings(config)
-    training.build_optimizer(config)
     needed, memory = _bytes_of_one_replicate(config), _memory()
     if needed > memory:
         raise ConfigError(
@@ -82,6 +79,9 @@ def check(config: Config) -> None:
             f"the data set would need {needed / 2**30:,.1f} GiB, and may take {memory / 2**30:,.1f} GiB here; "
             f"make one of them smaller, or draw every batch anew (--fresh_data)"
         )
+    tasks.build(config)
+    models.settings(config)
+    training.build_optimizer(config)
 
 
 def full_config(config: Config) -> dict[str, Any]:
@@ -200,6 +200,7 @@ def replicate_groups(config: Config, multiple: int = 1) -> list[np.ndarray]:
     count = -(-config.num_replicates // min(at_once, config.num_replicates))
     size = -(-config.num_replicates // count)
     size = -(-size // multiple) * multiple
+    count = -(-config.num_replicates // size)
     first = config.first_replicate
     numbers = np.arange(first, first + count * size, dtype=np.int32)
     return np.split(numbers, count)
@@ -231,9 +232,10 @@ def _train(
     state, data = programs.setup(seed, group)
     done, saved, history = 0, time.monotonic(), {}
     store = saving.open(number) if saving.open and jax.process_index() == 0 else None
-    if saving.open and (checkpoint := _restore(store, programs.state)) is not None:
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((wanted, *leaf.shape[1:]), leaf.dtype), state)
+    if saving.open and (checkpoint := _restore(store, template)) is not None:
         done, history = checkpoint.epoch, checkpoint.record["history"]
-        state = jax.tree.map(lambda new, old: jax.device_put(old, new.sharding), state, checkpoint.state)
+        state = _filled_up(checkpoint.state, state)
     if store is not None:
         watch("resumed", {"group": number, "epoch": done, "problems": store.problems})
     for n in range(done, config.num_epochs):
@@ -253,9 +255,9 @@ def _train(
         due = (n + 1) % saving.every == 0 if saving.every else time.monotonic() - saved > CHECKPOINT_SECONDS
         stop = devices.any_process(saving.should_stop()) and not (last and number + 1 == len(groups))
         if saving.open and (stop or ends or devices.any_process(due)):
-            on_host = devices.to_host(state)
+            on_host = jax.tree.map(lambda leaf: leaf[:wanted], devices.to_host(state))
             if store is not None:
-                store.save(Checkpoint(n + 1, on_host, {"history": history}))
+                store.save(Checkpoint(n + 1, on_host, {"history": history, "config": config.to_dict()}))
             saved = time.monotonic()
         if stop:
             if store is not None:
@@ -264,6 +266,15 @@ def _train(
     if store is not None:
         store.close()
     return state, data, {name: np.array(rows).T for name, rows in history.items()}
+
+
+def _filled_up(saved: training.TrainState, fresh: training.TrainState) -> training.TrainState:
+    """The saved replicates on the devices, and those that only fill up the group as they were set up."""
+
+    def joined(saved: np.ndarray, fresh: np.ndarray, like: jax.Array) -> jax.Array:
+        return jax.device_put(np.concatenate([saved, fresh[len(saved) :]]), like.sharding)
+
+    return jax.tree.map(joined, saved, devices.to_host(fresh), fresh)
 
 
 def _restore(store: Checkpoints | None, template: Any) -> Checkpoint | None:

@@ -24,8 +24,6 @@ NUM_INITS = 3  # parameters at which the receptive field is measured
 MAX_STEPS = 512  # the work of a forecast grows with the square of the length
 NUM_PROBES = 8  # sequences in which steps are swapped
 
-UNKNOWN_FAMILY = "which functions of its window a convolution without activation can express is not known exactly"
-
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
@@ -125,12 +123,10 @@ def _outlook(config: Config, task: Task, view: View, field: ReceptiveField | Non
     prior = loss(bayes.prior_entropy, view.scored)
     known = loss(bayes.bayes_loss, bayes.known_positions(view))
     best = loss(bayes.bayes_loss, view)
-    reachable, reason = best, None
-    kind = models.family(config)
-    if kind == "linear":
+    reachable = best
+    family, reason = models.family(config)
+    if family == "linear":
         reachable = loss(bayes.family_loss, view, step_position=config.step_position)
-    elif kind == "unknown":
-        reason = UNKNOWN_FAMILY
     if field is not None and field.undecided_beyond is not None:
         reason = f"float32 shows no trace of steps more than {field.undecided_beyond} away, seen or not"
     errors = [of.standard_error for of in (prior, known, best, reachable)]

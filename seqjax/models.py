@@ -97,7 +97,12 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """Recurrent layers that read forwards, in reverse, or both ways side by side."""
+    """Recurrent layers that read forwards, in reverse, or both ways side by side.
+
+    Both ways, a Dense layer with tanh joins the halves at the end: a linear layer
+    alone could only add what each says by itself, and no sum of the two is, for
+    one, the parity of what is to the left and to the right.
+    """
 
     hidden_sizes: tuple[int, ...]
     cell: Callable[..., nn.RNNCellBase]
@@ -113,6 +118,8 @@ class RecurrentStack(nn.Module):
                 if self.direction in (name, "both")
             ]
             x = jnp.concatenate(outputs, -1)
+        if self.direction == "both":
+            x = nn.tanh(SharedDense(self.hidden_sizes[-1], kernel_init=glorot, name="join")(x))
         return x
 
 
@@ -355,12 +362,15 @@ def sight(config: Config) -> Sight:
     return Sight(sees, classes, unordered)
 
 
-def family(config: Config) -> str:
+def family(config: Config) -> tuple[str, str | None]:
     """Which functions of what it sees a built-in model can express.
 
-    "linear", "universal" (any, given enough width), or "unknown" for what lies
-    between: a convolution without activation, whose windows are not only its own step.
+    "linear", "universal" (any, given enough width), or "unknown", and then why.
     """
-    if settings(config).get("activation") != "none":
-        return "universal"
-    return "linear" if config.model == "dense" else "unknown"
+    if settings(config).get("activation") == "none":
+        if config.model == "dense":
+            return "linear", None
+        return "unknown", "which functions of its window a convolution without activation can express is not known"
+    if config.model == "causal_attention" and not config.step_position and config.seq_len > 1:
+        return "unknown", "attention takes means, and does not know over how many steps"
+    return "universal", None

@@ -130,8 +130,8 @@ def bits_task(
     """
     bits = num_features
     # P(Binomial(F, 1/2) = k), by logarithms so that many features do not overflow.
-    log_choose = [math.lgamma(bits + 1) - math.lgamma(k + 1) - math.lgamma(bits - k + 1) for k in range(bits + 1)]
-    count_prob = np.exp(np.array(log_choose) - bits * math.log(2))
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, bits + 1)))])
+    count_prob = np.exp(log_factorial[-1] - log_factorial - log_factorial[::-1] - bits * math.log(2))
     count_prob /= count_prob.sum()
     above = np.arange(bits + 1) > threshold
     count_probs = np.stack([count_prob * ~above, count_prob * above])

@@ -4,6 +4,7 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ class MainCommand:
             history = result.values["history"]
             for n in range(len(history["epoch"])):
                 watch("epoch", {name: values[n] for name, values in history.items()})
-            return result
+            return result if options["keep_predictions"] else dataclasses.replace(result, predictions={})
 
         def run_forecast(config, watch):
             self.forecast_alone += 1

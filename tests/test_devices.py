@@ -49,7 +49,8 @@ def test_a_mesh_is_what_its_text_says(eight, text, sizes):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8", "replica", "replica:", "replica:0", "replica:-8", "replica:2.0,data:4", "model:8", "replica:4;data:2",
+    ["", "8", "replica", "replica:",
+     "replica:0", "replica:-8", "replica:2.0,data:4", "model:8", "replica:4;data:2",
      "replica:4 data:2", "replica:4,", ",", "replica:four", "REPLICA:8", "replica:8:1", "replica:²"],
 )  # fmt: skip
 def test_a_text_that_is_no_mesh_is_refused_by_what_is_right(eight, text):
@@ -60,7 +61,7 @@ def test_a_text_that_is_no_mesh_is_refused_by_what_is_right(eight, text):
 
 @pytest.mark.parametrize("text", ["replica:2,replica:4,data:2", "data:8,data:8"])
 def test_an_axis_that_is_named_twice_is_refused(eight, text):
-    with pytest.raises(ConfigError, match="^mesh="):
+    with pytest.raises(ConfigError, match=r"^mesh="):
         eight(1, text)
 
 
@@ -117,7 +118,9 @@ def on_eight_devices(*more: str) -> dict:
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    print("largest difference of a parameter, 1 against 8 devices:", max(case["params"] for case in report.values()))
+    print(
+        "largest difference of a parameter, 1 against 8 devices:", max(case["params"] for case in report.values())
+    )
     print("largest difference of a gradient:", max(case["gradients"] for case in report.values()))
     return report
 

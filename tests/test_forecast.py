@@ -368,19 +368,14 @@ def test_what_float32_may_hide_counts_as_seen():
     assert outlook.forecast.bayes_loss == pytest.approx(0)
 
 
-def test_one_bidirectional_layer_adds_its_two_halves():
-    """The logits are a linear layer over (forward, backward): a(e0, e1) + b(e1, e2) at step 1.
-
-    No such sum is the parity of fair e0, e1 and e2, so step 1 stays at ln 2.  Two layers can mix.
-    """
-    one, two = (
-        look_ahead_of(
-            Config(model="bidirectional_gru", labels="parity", seq_len=3, num_features=5, hidden_sizes=sizes)
-        ).forecast
-        for sizes in ((32,), (32, 32))
+def test_one_bidirectional_layer_can_mix_its_two_halves():
+    """The parity of three bits is no sum a(e0, e1) + b(e1, e2), so the halves must be joined before the logits."""
+    config = Config(model="bidirectional_gru", labels="parity", seq_len=3, num_features=1, threshold=0)
+    assert look_ahead_of(config).forecast.family_loss == pytest.approx(0)
+    trained = experiment.run(
+        dataclasses.replace(config, num_samples=2500, num_epochs=15, learning_rate=1e-2), keep_predictions=False
     )
-    assert two.family_loss == pytest.approx(0)
-    assert one.kind == "lower_bound" or one.family_loss == pytest.approx(math.log(2) / 3, abs=1e-3)
+    assert trained.values["final"]["val_loss"] < 0.01
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -428,7 +423,8 @@ for settings in TRAINED.values():
     if "attention" in settings["model"]:
         settings |= {"num_layers": 1, "hidden_sizes": (16,), "num_heads": 2, "learning_rate": 0.01}
 
-NOT_LEARNT = {("gru", "parity")}  # reachable 0.462, but no gradient leads there within this many updates
+# Reachable, but no gradient leads to the parity of many bits within this many updates.
+NOT_LEARNT = {("gru", "parity"), ("bidirectional_gru", "parity")}
 
 
 @pytest.mark.parametrize("name", TRAINED)

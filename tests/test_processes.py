@@ -1,7 +1,6 @@
 """Several processes on this machine: the numbers of one, one that writes, and an end for all when one dies."""
 
 import json
-import re
 import signal
 import socket
 import time
@@ -82,7 +81,7 @@ def test_two_processes_give_the_numbers_of_one_and_only_the_first_writes(one, ca
     assert_all_done(ends)
     assert_same_numbers(folders[0], one, "two processes")
     assert not folders[1].exists()
-    said = [line for line in ends[1][1].splitlines() if not line.startswith("[Gloo]")]  # C++ prints that
+    said = ends[1][1].splitlines()
     assert said == []
     assert ends[0][1].splitlines()[-1] == str(folders[0] / "result.json")
 
@@ -142,7 +141,8 @@ def death_of_one(victim: int, cache_dir, tmp_path) -> None:
         processes[victim].communicate()
     print(f"process {victim} killed: the other ended after {seconds:.1f} s with {code}\n{err[-1500:]}")
     assert code not in (0, 75), (out, err)
-    assert re.search(r"process|task|coordinat|peer|connection", err, re.IGNORECASE), err
+    # XLA's own thread may get there first, with its own words.
+    assert "error: another process of this run is gone" in err or "coordination" in err.lower(), err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "result.json").exists()
 

@@ -114,6 +114,13 @@ MODELS = {
 }
 
 
+def with_gradient(state):
+    """The leaves by path, but for the bias of attention's keys: no output depends on it, its gradient is rounding
+    alone, and Adam makes steps of full size of that."""
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return {path: leaf for path, leaf in leaves.items() if "['key']['bias']" not in path}
+
+
 @pytest.mark.parametrize(("model", "vary"), [*((model, "all") for model in MODELS), ("gru", "init")])
 def test_a_replicate_is_the_same_alone_and_in_company(model, vary):
     of = config(model=model, vary=vary, seq_len=3, label_noise=0.1, **MODELS[model])
@@ -121,7 +128,7 @@ def test_a_replicate_is_the_same_alone_and_in_company(model, vary):
     alone = values_of_each(of, 1, [[0], [1], [2]])
     for i in range(3):
         state, *measured = replicate(together, i)
-        tiny.assert_close(replicate(alone[i][0], 0), state, rtol=0, atol=TOLERANCE)
+        tiny.assert_close(with_gradient(replicate(alone[i][0], 0)), with_gradient(state), rtol=0, atol=TOLERANCE)
         for name, a, b in zip(("train", "val", "evaluation"), replicate(alone[i][1:], 0), measured, strict=True):
             for field in ("loss", "losses"):
                 if hasattr(a, field):
@@ -286,7 +293,9 @@ def sequences_seen(monkeypatch, epochs: int, **settings) -> list[np.ndarray]:
         step = real(apply, optimizer)
 
         def recorded(state, batch):
-            jax.debug.callback(lambda x, m: seen.append(np.asarray(x)[np.asarray(m)[:, 0]]), batch.inputs, batch.mask)
+            jax.debug.callback(
+                lambda x, m: seen.append(np.asarray(x)[np.asarray(m)[:, 0]]), batch.inputs, batch.mask
+            )
             return step(state, batch)
 
         return recorded
@@ -372,7 +381,9 @@ def test_other_lengths_are_those_parameters_on_other_data(model):
         apply, losses = tiny.model_of(other).apply, []
         for r in range(2):
             batch = training.draw(other, tasks.build(other), jax.random.key(1000 + r), 20_000)
-            losses.append(float(metrics.batch_metrics(apply(replicate(result.params, r), batch.inputs), batch).mean_loss()))
+            losses.append(
+                float(metrics.batch_metrics(apply(replicate(result.params, r), batch.inputs), batch).mean_loss())
+            )
         # 40 sequences against 20 000.
         assert abs(entry["val_loss"] - np.mean(losses)) < 5 * entry["val_loss_se"] + 0.02
         low, high = entry["ci95"]["val_loss"]
@@ -395,7 +406,9 @@ def test_other_lengths_change_nothing_else():
 
 @pytest.mark.parametrize("model", ["dense", "gru"])
 def test_a_model_that_knows_its_steps_cannot_change_its_length(model):
-    with pytest.raises(ConfigError, match=r"^eval_seq_len=2,5: a model with step_position has an input for each of"):
+    with pytest.raises(
+        ConfigError, match=r"^eval_seq_len=2,5: a model with step_position has an input for each of"
+    ):
         config(model=model, step_position=True, eval_seq_len=(2, 5))
 
 
@@ -406,7 +419,9 @@ def test_at_other_lengths_only_scored_steps_count():
     batch = training.draw(other, tasks.build(other), jax.random.key(7), 20_000)
     assert batch.mask.sum(0).tolist() == [0, 0, 0, 20_000]
     logits = tiny.model_of(other).apply(replicate(result.params, 0), batch.inputs)
-    assert abs(entry["val_loss"] - float(metrics.batch_metrics(logits, batch).mean_loss())) < 5 * entry["val_loss_se"]
+    assert (
+        abs(entry["val_loss"] - float(metrics.batch_metrics(logits, batch).mean_loss())) < 5 * entry["val_loss_se"]
+    )
 
 
 # -- Memory that grows with the root of the length ---------------------------------------------------
@@ -425,7 +440,9 @@ def gradient_of(of: Config):
         losses, _ = metrics.step_losses(logits, batch.labels)
         return metrics.masked_mean(losses, batch.mask), logits
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile(devices.compiler_options()), params
+    return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile(
+        devices.compiler_options()
+    ), params
 
 
 @pytest.mark.parametrize(

