@@ -192,7 +192,7 @@ def _axes_swapped(s: _Sample) -> Iterator[Note]:
     """Time where sequences should stand: what is next to each other along the first axis is alike (or the
     order along it matters), and nothing of the sort is true along the second, as for sequences in any order."""
     steps = s.x.shape[1]
-    if steps < 2 or s.block < 2:
+    if steps < 2:
         return
     columns = min(steps, max(256, 2**16 // s.block))
     rows = min(s.block, 2**16 // columns)
@@ -237,7 +237,7 @@ def _neighbours(v: np.ndarray, rng: np.random.Generator) -> tuple[tuple[float, f
         return (mean(v[:-1], v[1:]) - float(null.mean()), spread) if spread > 1e-9 else (0.0, 0.0)
 
     def mean(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.einsum("abf,abf->", a, b)) / a.size
+        return float(np.einsum("abf,abf->", a, b)) / max(1, a.size)
 
     def other_order() -> float:
         w = v[rng.permutation(len(v))]
@@ -733,9 +733,22 @@ def _validation_scale(train: _Sample, val: _Sample) -> Iterator[Note]:
 
 
 def _difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-    """Difference of means in standard errors; the variance is that of both together, as if they were alike."""
+    """Difference of means in standard errors; the variance is that of both together, as if they were alike.
+
+    Larger where sequences that follow each other are alike, as windows of one series are: by as much as the means
+    of blocks (as many as a block has sequences) vary more than those of independent ones.
+    """
     both = np.concatenate([a, b], axis)
-    error = both.std(axis, ddof=1) * math.sqrt(1 / a.shape[axis] + 1 / b.shape[axis])
+
+    def share(part: np.ndarray) -> np.ndarray:
+        v = np.moveaxis(part, axis, 0)
+        size = math.isqrt(len(v))
+        v = v[: len(v) // size * size]
+        spread, blocks = v.var(0), v.reshape(-1, size, *v.shape[1:]).mean(1)
+        more = size * blocks.var(0, ddof=1) / np.where(spread > 0, spread, 1)
+        return np.maximum(1, more) / part.shape[axis]
+
+    error = both.std(axis, ddof=1) * np.sqrt(share(a) + share(b))
     return (b.mean(axis) - a.mean(axis)) / np.where(error > 0, error, np.inf)
 
 

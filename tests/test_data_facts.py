@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqjax import data_facts
 from seqjax.arrays import load, split
 from seqjax.data_facts import facts
 
@@ -297,6 +298,7 @@ EXPECTED = {
     "sticky_tokens": {"identical_inputs_disagree"},
     "rare_bits": {"identical_inputs_disagree"},
     "blank_then_recall": {"identical_inputs_disagree"},
+    "masked_by_label": {"unlabelled_sequences"},
 }
 
 
@@ -529,6 +531,8 @@ STEPS = [gaussian, slow, random_walks, by_season, slow_one_feature]
 # A fault, the note it must give, in which data.  All else that is noted must be in `WITH`.
 FAULTS: list[tuple[Callable[[Rng, Data], Data], str, list[Callable[[Rng], Data]]]] = [
     (swap_axes, "axes_swapped", [slow, slow_labels, random_walks, slow_one_feature, sticky_tokens]),
+    # Two or five sequences of thousands of steps without an order.
+    (swap_axes, "axes_swapped", [original, bits]),
     (nan, "bad_values", DENSE),
     (skipped, "classes_skipped", [*DENSE, tokens]),
     (negative, "negative_labels", [*DENSE, tokens]),
@@ -597,3 +601,40 @@ def test_a_fault_is_found_and_nothing_else(fault, note, kind, seed):
     assert note in found, list(found.values())
     others = set(found) - {note} - WITH.get(note, set()) - EXPECTED.get(kind.__name__, set())
     assert not others, [found[name] for name in others]
+
+
+# --- What is larger than the bounds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_sample_says_the_same(mapped, tmp_path, monkeypatch):
+    """A hundredth of the values, in blocks; every fourth sequence hashed."""
+    rng = np.random.default_rng(5)
+    healthy = gaussian(rng, 4000, 6, 5)
+    for fault, note in ((lambda rng, data: data, None), (duplicate, "duplicate_feature"),
+                        (copied_label, "label_in_inputs"), (last_label, "labels_constant_in_sequence"),
+                        (lagged_features, "shifted_feature_copies"),
+                        (neighbours_label, "labels_of_neighbour"), (large_feature, "feature_scales"),
+                        (near_twins, "duplicate_sequences")):  # fmt: skip
+        data = fault(rng, healthy)
+        if note == "duplicate_sequences":
+            data = {key: np.concatenate([value] * 4) for key, value in healthy.items()}
+        for key, value in data.items():
+            np.save(tmp_path / f"{key}.npy", value)
+        arrays = split(load(**({key: tmp_path / f"{key}.npy" for key in data} if mapped else data)))
+        with monkeypatch.context() as patch:
+            patch.setattr(data_facts, "SAMPLE_VALUES", 2**14)
+            patch.setattr(data_facts, "HASHED_VALUES", len(arrays.train.labels) * 30 // 4)
+            found = facts(arrays)
+            assert found == facts(arrays)
+        of = {one.note for one in found} - {"duplicates_across_split"}
+        assert of == ({note} if note else set())
+
+
+def test_facts_are_named_by_the_rows_that_were_given():
+    data = gaussian(np.random.default_rng(0))
+    x = data["x"].copy()
+    x[0, 0, 0] = np.nan  # left out, and those behind it keep their numbers
+    x[700] = x[400]
+    note = next(n for n in facts(load(x=x, y=data["y"])) if n.note == "duplicate_sequences")
+    assert "sequence 700 is sequence 400" in note.where
