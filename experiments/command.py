@@ -4,10 +4,11 @@ Exit codes: 0 done; 1 another process of the run is gone; 2 bad input or bad fla
 loss is not finite; 75 stopped, and can be resumed; 130 a second Ctrl-C.
 """
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -56,15 +57,23 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         fail(f"cannot write{where}: {error.strerror}", BAD_INPUT)
 
 
-def clear_stdout() -> TextIO:
-    """What stdout was; from now on whatever libraries print there, in C++ too, goes to stderr.
+@contextlib.contextmanager
+def results_alone(several_processes: bool) -> Iterator[TextIO]:
+    """Where results go: stdout, from which everything else that would be printed there is led to stderr.
 
-    Several processes on CPUs need it: Gloo says on stdout how it is connected.
+    Several processes on CPUs need that: Gloo says on stdout, in C++, how it is connected.
     """
+    if not several_processes:
+        yield sys.stdout
+        return
     sys.stdout.flush()
-    stdout = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return stdout
+    with os.fdopen(os.dup(1), "w") as stdout:
+        os.dup2(2, 1)
+        try:
+            yield stdout
+        finally:
+            stdout.flush()
+            os.dup2(stdout.fileno(), 1)
 
 
 class StopSignals:

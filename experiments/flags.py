@@ -145,6 +145,11 @@ class RunFlags:
     compilation_cache: bool
     cache_dir: str | None
 
+    @property
+    def several_processes(self) -> bool:
+        """Whether this is one of several processes."""
+        return self.distributed or self.coordinator_address is not None
+
     def resume_line(self, command: str, folder: Path) -> str:
         """The command line that goes on with what was stopped in `folder`."""
         words = []

@@ -6,7 +6,7 @@ python -m experiments.main --seq_len=2
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -28,9 +28,13 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
     experiment.check(config)
     cache = command.cache_folder(flags)
-    result_to = sys.stdout
-    if flags.distributed or flags.coordinator_address:
-        result_to = command.clear_stdout()
+    with command.results_alone(flags.several_processes) as result_to:
+        run_and_write(config, flags, cache, result_to)
+
+
+def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to: TextIO) -> None:
+    """Run the experiment; in process 0, show it and write what is left of it."""
+    if flags.several_processes:
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
     devices.make_mesh(config.num_replicates, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()

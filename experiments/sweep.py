@@ -42,9 +42,15 @@ def main(argv: list[str]) -> None:
     cells = cells_of(grid)
     check(grid, cells)
     cache = command.cache_folder(flags)
-    result_to = sys.stdout
-    if flags.distributed or flags.coordinator_address:
-        result_to = command.clear_stdout()
+    with command.results_alone(flags.several_processes) as result_to:
+        run_and_write(grid, cells, flags, cache, result_to)
+
+
+def run_and_write(
+    grid: dict[str, list[Any]], cells: list[Settings], flags: RunFlags, cache: Path | None, result_to: TextIO
+) -> None:
+    """Run the cells; in process 0, show them and write what is left of them."""
+    if flags.several_processes:
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
     devices.make_mesh(1, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()
