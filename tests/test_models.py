@@ -209,19 +209,21 @@ def test_a_reverse_gru_is_a_gru_on_the_reversed_sequence_its_outputs_put_back():
     np.testing.assert_allclose(outputs(config("reverse_gru"), x), on_reversed[:, ::-1], rtol=1e-5, atol=1e-6)
 
 
-def test_a_bidirectional_gru_is_both_side_by_side():
+def test_a_bidirectional_gru_is_both_side_by_side_and_then_joined():
     of = config("bidirectional_gru", hidden_sizes=(5,))
     x = inputs(3)
     _, params = built(of)
-    expected = np.asarray(params["logits"]["bias"])
+    join, logits = params["body"]["join"], params["logits"]
+    joined = np.asarray(join["bias"])
     for n, direction in enumerate(("forward", "reverse")):
         name = "gru" if direction == "forward" else "reverse_gru"
-        apply, _ = built(config(name, hidden_sizes=(5,)))
+        one_way = models.build(config(name, hidden_sizes=(5,)), F, 5)
         half = {
             "body": {f"{direction}_0": params["body"][f"{direction}_0"]},
-            "logits": {"kernel": params["logits"]["kernel"][5 * n : 5 * n + 5], "bias": jnp.zeros(3)},
+            "logits": {"kernel": join["kernel"][5 * n : 5 * n + 5], "bias": jnp.zeros(5)},
         }
-        expected = expected + np.asarray(apply(half, x))
+        joined = joined + np.asarray(one_way.apply(half, x))
+    expected = np.tanh(joined) @ np.asarray(logits["kernel"]) + np.asarray(logits["bias"])
     np.testing.assert_allclose(outputs(of, x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -236,7 +238,8 @@ def test_the_first_output_of_a_gru_is_what_it_gives_on_one_step():
 def test_hidden_sizes_stack(model):
     shapes = [layer.shape for layer in models.summary(config(model, hidden_sizes=(7, 4)), F, 3)]
     sides = 2 if model == "bidirectional_gru" else 1
-    assert shapes == [(T, 7)] * sides + [(T, 4)] * sides + [(T, 3)]
+    joined = [(T, 4)] * (sides - 1)
+    assert shapes == [(T, 7)] * sides + [(T, 4)] * sides + joined + [(T, 3)]
 
 
 # --- How they start ---

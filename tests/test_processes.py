@@ -86,6 +86,7 @@ def test_two_processes_give_the_numbers_of_one_and_only_the_first_writes(one, ca
     assert ends[0][1].splitlines()[-1] == str(folders[0] / "result.json")
 
 
+@pytest.mark.full
 def test_two_processes_share_out_the_batches_of_one_replicate(cache_dir, tmp_path):
     given = GIVEN | {"num_replicates": 1, "mesh": "data:2"}
     runs.succeed(workdir=tmp_path / "one", cache_dir=cache_dir, **GIVEN | {"num_replicates": 1})
@@ -93,7 +94,7 @@ def test_two_processes_share_out_the_batches_of_one_replicate(cache_dir, tmp_pat
     assert_same_numbers(tmp_path / "two", tmp_path / "one", "two processes, batches shared out")
 
 
-@pytest.mark.parametrize("to", [0, 1])
+@pytest.mark.parametrize("to", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_two_processes_stop_together_and_are_resumed(to, cache_dir, tmp_path):
     """A signal to either of them stops both after the same epoch; together they go on."""
     if to == 0:

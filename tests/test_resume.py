@@ -132,7 +132,7 @@ def killed_after(epochs: int):
 
 
 @pytest.mark.usefixtures("compiled_once")
-@pytest.mark.parametrize("damaged", [1, 2, 3])
+@pytest.mark.parametrize("damaged", [1, pytest.param(2, marks=pytest.mark.full), 3])
 def test_over_damaged_checkpoints_it_ends_in_the_same_bits_and_says_so(damaged, tmp_path):
     of, resumed = config(), []
     with pytest.raises(StoppedError):
@@ -384,6 +384,7 @@ def test_a_damaged_checkpoint_is_told_of(cache_dir, unkilled, tmp_path):
     assert runs.contents(tmp_path / "run") == expected
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given", [COMMAND, GROUPED], ids=["one", "groups"])
 def test_resuming_a_finished_run_changes_nothing(given, cache_dir, unkilled, tmp_path):
     expected = unkilled(**given)
