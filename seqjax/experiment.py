@@ -255,7 +255,9 @@ def _train(
         due = (n + 1) % saving.every == 0 if saving.every else time.monotonic() - saved > CHECKPOINT_SECONDS
         stop = devices.any_process(saving.should_stop()) and not (last and number + 1 == len(groups))
         if saving.open and (stop or ends or devices.any_process(due)):
-            on_host = jax.tree.map(lambda leaf: leaf[:wanted], devices.to_host(state))
+            # A copy: on a CPU what comes from the device is the device's own memory, which the next
+            # epoch takes over while the checkpoint is still being written.
+            on_host = jax.tree.map(lambda leaf: np.array(leaf[:wanted]), devices.to_host(state))
             if store is not None:
                 store.save(Checkpoint(n + 1, on_host, {"history": history, "config": config.to_dict()}))
             saved = time.monotonic()
