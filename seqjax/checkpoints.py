@@ -81,7 +81,9 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Start to write a checkpoint; raises CheckpointError where the one before failed."""
         leaves = _leaves(checkpoint.state)
-        meta = {"record": checkpoint.record, "checksum": _checksum(checkpoint.epoch, leaves, checkpoint.record)}
+        # A copy: it is written in the background, and the caller's history grows meanwhile.
+        record = json.loads(json.dumps(checkpoint.record))
+        meta = {"record": record, "checksum": _checksum(checkpoint.epoch, leaves, record)}
         args = self._args.Composite(state=self._args.StandardSave(leaves), meta=self._args.JsonSave(meta))
         manager = self._manager
         try:

@@ -142,7 +142,7 @@ def test_over_damaged_checkpoints_it_ends_in_the_same_bits_and_says_so(damaged, 
         path.write_bytes(path.read_bytes()[:-20])
     found = run(of, runs.saving(tmp_path), resumed=resumed)
     assert_same_result(found, uninterrupted(of))
-    assert resumed[0]["epoch"] == 3 - damaged
+    assert resumed[0]["epoch"] == 3 - damaged, resumed
     assert len(resumed[0]["problems"]) == damaged
     # And what it saved on the way is whole.
     assert Checkpoints(tmp_path / "0").restore(template_of(of)).epoch == 4
