@@ -49,6 +49,10 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fail("out of memory; make --num_samples, --seq_len, --num_features or --batch_size smaller", BAD_INPUT)
+    except RuntimeError as error:
+        if "nable to initialize backend" not in str(error):
+            raise
+        fail(f"{str(error).splitlines()[0]}; unset JAX_PLATFORMS, or install what it needs (BUILD.md)", BAD_INPUT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed our output: no complaint
         sys.exit(0)
