@@ -15,6 +15,8 @@ import numpy as np
 
 READOUTS = ("every_step", "last_step")  # which outputs count in the loss
 VARY = ("all", "init")  # what differs between replicates
+LARGEST = 2**31 - 1  # of what is counted: positions in arrays are int32
+MOST_LAYERS = 1000  # each is compiled by itself
 
 
 class ConfigError(ValueError):
@@ -66,20 +68,30 @@ class Config:
     eval_seq_len: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("labels", "model", "activation", "optimizer", "schedule", "readout", "vary"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a name")
+        for name in ("step_position", "fresh_data", "remat"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected true or false")
         for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs", "num_replicates"):
-            _whole(name, getattr(self, name), at_least=1)
+            _whole(name, getattr(self, name), at_least=1, at_most=LARGEST)
         _whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
-        _whole("first_replicate", self.first_replicate, at_least=0, at_most=2**31 - 1 - self.num_replicates)
+        _whole("first_replicate", self.first_replicate, at_least=0, at_most=LARGEST - self.num_replicates)
         for name in ("hidden_sizes", "eval_seq_len"):
             if getattr(self, name) is not None:
+                if not isinstance(getattr(self, name), list | tuple):
+                    raise ConfigError(f"{name}={getattr(self, name)!r}: expected a list of whole numbers")
                 object.__setattr__(self, name, tuple(getattr(self, name)))
                 for size in getattr(self, name):
-                    _whole(name, size, at_least=1)
+                    _whole(name, size, at_least=1, at_most=LARGEST)
         if self.hidden_sizes == ():
             raise ConfigError("hidden_sizes is empty: expected the width of each layer, such as 10,10")
         for name in ("kernel_size", "num_heads", "num_layers", "replicates_at_once"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), at_least=1)
+                _whole(
+                    name, getattr(self, name), at_least=1, at_most=MOST_LAYERS if name == "num_layers" else LARGEST
+                )
         if self.readout not in READOUTS:
             raise unknown_name("readout", self.readout, READOUTS)
         if self.vary not in VARY:
@@ -164,7 +176,8 @@ def _whole(name: str, value: Any, at_least: float = -math.inf, at_most: float = 
 
 
 def _between(name: str, value: Any, low: float, high: float, exclusive: bool = False) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not `math.isfinite`: that overflows at whole numbers beyond every float.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
     if not is_number or not (low < value < high if exclusive else low <= value <= high):
         if high == math.inf:
             expected = f"a number above {low}" if exclusive else f"a number of at least {low}"

@@ -49,10 +49,32 @@ BAD = [
     ({"warmup_epochs": 0.0}, "warmup_epochs=0.0"),
     ({"grad_clip": 0.0}, "grad_clip=0.0"),
     ({"weight_decay": -0.1}, "weight_decay=-0.1: expected a number of at least 0"),
+    # Larger than any array's size, than int32, than every float.
+    *(
+        ({name: size}, f"{name}={size}: expected a whole number of at least 1 and at most 2147483647")
+        for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs", "num_replicates")
+        for size in (2**31, 10**400)
+    ),
+    ({"hidden_sizes": (10, 10**400)}, "and at most 2147483647"),
+    ({"eval_seq_len": (2**31,)}, "eval_seq_len=2147483648"),
+    ({"kernel_size": 10**400}, "and at most 2147483647"),
+    ({"num_layers": 1001}, "num_layers=1001: expected a whole number of at least 1 and at most 1000"),
+    ({"first_replicate": 2**31}, "first_replicate=2147483648"),
+    ({"first_replicate": 2**31 - 2, "num_replicates": 2}, "first_replicate=2147483646"),
+    ({"label_noise": 10**400}, "expected a number in [0, 0.5]"),
+    # What only a stored file can hold.
+    ({"labels": ["own_step"]}, "labels=['own_step']: expected a name"),
+    ({"model": {}}, "model={}: expected a name"),
+    ({"readout": ["last_step"]}, "readout=['last_step']: expected a name"),
+    ({"activation": 1}, "activation=1: expected a name"),
+    ({"step_position": "no"}, "step_position='no': expected true or false"),
+    ({"remat": 0}, "remat=0: expected true or false"),
+    ({"hidden_sizes": 10}, "hidden_sizes=10: expected a list of whole numbers"),
+    ({"eval_seq_len": "12"}, "eval_seq_len='12': expected a list of whole numbers"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "said"), BAD, ids=[str(settings) for settings, _ in BAD])
+@pytest.mark.parametrize(("settings", "said"), BAD, ids=[str(settings)[:60] for settings, _ in BAD])
 def test_what_cannot_be_used_is_refused_in_one_line(settings, said):
     with pytest.raises(ConfigError) as error:
         Config(**settings)
