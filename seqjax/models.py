@@ -347,7 +347,8 @@ def sight(config: Config) -> Sight:
     elif config.model == "causal_conv":
         offsets = np.zeros(1, int)
         for layer in range(len(found["hidden_sizes"])):
-            offsets = np.unique(np.add.outer(offsets, np.arange(found["kernel_size"]) * 2**layer))
+            reached = np.add.outer(offsets, np.arange(found["kernel_size"]) * 2**layer)
+            offsets = np.unique(np.minimum(reached, config.seq_len))  # so far back is before the first step
         sees = np.isin(back, offsets)
         classes = np.minimum(steps, offsets.max())  # every step beyond the padding has the same window
     elif config.model == "attention":
