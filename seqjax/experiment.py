@@ -4,7 +4,9 @@ Imports everything of the library but `report`.
 """
 
 import dataclasses
+import functools
 import json
+import math
 import os
 import platform
 import time
@@ -29,6 +31,8 @@ Watch = Callable[[str, Any], None]
 
 CHECKPOINT_SECONDS = 15.0  # between checkpoints, where their number of epochs is not given
 MEMORY_SHARE = 0.5  # of this machine's memory, for what a run keeps there
+BYTES_OF_OUTPUT = 32  # for each step that is evaluated: loss, label, mask, probabilities
+BYTES_OF_EPOCH = 200  # for each replicate: six numbers of the history
 
 
 class NotFiniteError(ArithmeticError):
@@ -72,16 +76,38 @@ class Saving:
 
 def check(config: Config) -> None:
     """ConfigError for whatever a Config alone cannot judge: names, idle settings, memory."""
-    needed, memory = _bytes_of_one_replicate(config), _memory()
-    if needed > memory:
-        raise ConfigError(
-            f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
-            f"the data set would need {needed / 2**30:,.1f} GiB, and may take {memory / 2**30:,.1f} GiB here; "
-            f"make one of them smaller, or draw every batch anew (--fresh_data)"
-        )
+    _refuse_beyond_memory(
+        f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
+        f"the data set",
+        _bytes_of_data(config),
+        "make one of them smaller, or draw every batch anew (--fresh_data)",
+    )
     tasks.build(config)
-    models.settings(config)
+    found = models.settings(config) | {"seq_len": config.seq_len, "batch_size": config.batch_size}
     training.build_optimizer(config)
+    sizes = ", ".join(f"{name}={str(value).strip('(,)').replace(' ', '')}" for name, value in found.items())
+    trained = f"{sizes}: to train model={config.model}"
+    _refuse_beyond_memory(trained, _bytes_of_outputs(config), "make one of them smaller")
+    num_params, state = _size_of_state(config)  # by now known not to be beyond what can be traced
+    _refuse_beyond_memory(trained, state + _bytes_of_outputs(config), "make one of them smaller")
+    _refuse_beyond_memory(
+        f"num_replicates={config.num_replicates}, num_epochs={config.num_epochs}: what is kept of each",
+        config.num_replicates * (4 * num_params + BYTES_OF_EPOCH * config.num_epochs),
+        "make one of them smaller",
+    )
+    for length in config.eval_seq_len:
+        other = dataclasses.replace(config, seq_len=length, eval_seq_len=(), batch_size=1)
+        kept = BYTES_OF_OUTPUT * length * min(config.num_val, training.LENGTH_SEQUENCES)
+        inputs = 4 * length * config.num_features
+        needed = inputs + kept + _bytes_of_outputs(other)
+        _refuse_beyond_memory(f"eval_seq_len={length}: to evaluate there", needed, "make it smaller")
+
+
+def _refuse_beyond_memory(what: str, needed: int, remedy: str) -> None:
+    if needed > (memory := _memory()):
+        raise ConfigError(
+            f"{what} would need {needed / 2**30:,.1f} GiB, and may take {memory / 2**30:,.1f} GiB here; {remedy}"
+        )
 
 
 def full_config(config: Config) -> dict[str, Any]:
@@ -207,10 +233,38 @@ def replicate_groups(config: Config, multiple: int = 1) -> list[np.ndarray]:
 
 
 def _bytes_of_one_replicate(config: Config) -> int:
+    """Memory that a replicate takes at least while it trains."""
+    return _bytes_of_data(config) + _bytes_of_outputs(config) + _size_of_state(config)[1]
+
+
+def _bytes_of_data(config: Config) -> int:
     """Memory that grows with the data: inputs as float32 and a batch of them, labels, outputs of an evaluation."""
     kept = config.num_val if config.fresh_data else config.num_samples
     inputs = 4 * config.num_features * config.seq_len
-    return inputs * (kept + min(config.batch_size, config.num_train)) + config.num_samples * config.seq_len * 32
+    outputs = BYTES_OF_OUTPUT * config.num_samples * config.seq_len
+    return inputs * (kept + min(config.batch_size, config.num_train)) + outputs
+
+
+def _bytes_of_outputs(config: Config) -> int:
+    """Memory of the model's widest array, float32, for as many sequences as it sees at once."""
+    found, steps = models.settings(config), config.seq_len
+    width = max(*found["hidden_sizes"], config.step_position * steps, found.get("num_heads", 0) * steps)
+    if "kernel_size" in found:  # zeros before the first step, as far back as the last layer reaches
+        steps += (found["kernel_size"] - 1) * 2 ** (len(found["hidden_sizes"]) - 1)
+    evaluated = min(config.num_samples, max(1, training.EVAL_STEPS // config.seq_len))
+    return 4 * width * steps * max(evaluated, min(config.batch_size, config.num_train))
+
+
+@functools.cache
+def _size_of_state(config: Config) -> tuple[int, int]:
+    """The number of parameters, and the bytes of them, their gradient and the optimiser's state; only shapes."""
+    task = tasks.build(config)
+    model = models.build(config, task.num_features, task.num_classes)
+    params = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))
+    opt_state = jax.eval_shape(training.build_optimizer(config).init, params)
+    # By Python's whole numbers: a leaf's own size overflows beyond 64 bits.
+    num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return num_params, 4 * (2 * num_params + sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(opt_state)))
 
 
 def _memory() -> int:

@@ -91,6 +91,7 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
 
 EVAL_STEPS = 2**16  # steps evaluated at once: bounds the memory of an evaluation
 LENGTH_STEPS = 2**21  # steps on which a length that training never saw is judged, at most
+LENGTH_SEQUENCES = 64  # but at least so many sequences of it
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -341,7 +342,7 @@ def compile_evaluation(
     steps are evaluated, and no more sequences than validate.
     """
     num_replicates = jax.tree.leaves(params)[0].shape[0]
-    num_sequences = min(config.num_val, max(64, LENGTH_STEPS // config.seq_len))
+    num_sequences = min(config.num_val, max(LENGTH_SEQUENCES, LENGTH_STEPS // config.seq_len))
     eval_batch = max(1, EVAL_STEPS // (config.seq_len * num_replicates))
 
     def of_one(params: Params, seed: Array, replicate: Array) -> StepOutputs:

@@ -232,10 +232,25 @@ def test_nothing_compiles_twice(caplog):
         ({"optimizer": "adamm"}, "did you mean adam"),
         ({"activation": "relu", "model": "gru"}, "has no such choice"),
         ({"weight_decay": 0.1}, "only optimizer=adamw"),
-        ({"num_samples": 10**10}, "num_samples=10000000000"),
+        ({"num_samples": 2 * 10**9}, "num_samples=2000000000"),
         ({"seq_len": 10**7}, "seq_len=10000000"),
+        ({"seq_len": 10**9, "num_features": 1, "num_samples": 40}, "seq_len=1000000000"),
+        ({"num_features": 10**9}, "num_features=1000000000"),
+        ({"hidden_sizes": (10**9,)}, "hidden_sizes=1000000000, activation=none"),
+        ({"hidden_sizes": (10**6, 10**6), "num_samples": 2, "val_fraction": 0.5}, "hidden_sizes=1000000,1000000"),
+        ({"model": "gru", "hidden_sizes": (2**31 - 1,)}, "to train model=gru would need"),
+        ({"model": "attention", "hidden_sizes": (10**9,)}, "to train model=attention would need"),
+        ({"model": "attention", "seq_len": 10**5, "num_samples": 40, "num_features": 2}, "seq_len=100000"),
+        ({"model": "causal_conv", "kernel_size": 10**9}, "kernel_size=1000000000"),
+        ({"model": "causal_conv", "hidden_sizes": (4,) * 90}, "hidden_sizes=4,4,"),
+        ({"step_position": True, "seq_len": 10**6, "num_samples": 10, "num_features": 1}, "seq_len=1000000"),
+        ({"hidden_sizes": (10**7,), "batch_size": 10**9, "num_samples": 10**5}, "batch_size=1000000000"),
+        ({"num_replicates": 2**31 - 1, "num_samples": 10}, "num_replicates=2147483647"),
+        ({"num_epochs": 2**31 - 1}, "num_epochs=2147483647"),
+        ({"eval_seq_len": (3, 10**9)}, "eval_seq_len=1000000000"),
+        ({"eval_seq_len": (10**6,), "model": "attention"}, "eval_seq_len=1000000"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_what_a_config_alone_cannot_judge_is_refused_before_anything_is_told(settings, said):
     told = []
@@ -248,7 +263,53 @@ def test_what_a_config_alone_cannot_judge_is_refused_before_anything_is_told(set
 
 def test_data_that_do_not_fit_are_refused_with_their_size():
     with pytest.raises(ConfigError, match=r"would need ([\d,]+\.\d) GiB") as error:
-        experiment.check(Config(num_samples=10**10))
+        experiment.check(Config(num_samples=2 * 10**9))
     needed = float(re.findall(r"need ([\d,]+\.\d) GiB", str(error.value))[0].replace(",", ""))
-    inputs = 10**10 * 2 * 100 * 4 / 2**30  # as float32, and what goes beside them
+    inputs = 2 * 10**9 * 2 * 100 * 4 / 2**30  # as float32, and what goes beside them
     assert inputs <= needed <= 3 * inputs
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 2**31 - 1},
+        {"num_replicates": 100_000, "num_samples": 100},
+        {"num_epochs": 1_000_000},
+        {"hidden_sizes": (4096, 4096)},
+        {"model": "attention", "seq_len": 512, "num_samples": 1000},
+        {"eval_seq_len": (1000,)},
+    ],
+    ids=str,
+)
+def test_what_is_large_and_fits_is_not_refused(settings, monkeypatch):
+    monkeypatch.setattr(experiment, "_memory", lambda: 4 * 2**30)  # half of a small machine's
+    experiment.check(Config(**settings))
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("model", ["dense", "lstm", "attention"])
+def test_the_size_of_the_state_is_that_of_its_arrays(model, optimizer):
+    config = tiny.config(model=model, optimizer=optimizer)
+    params = tiny.model_of(config).init(jax.random.key(0))
+    opt_state = training.build_optimizer(config).init(params)
+    num_params, size = experiment._size_of_state(config)
+    assert num_params == tiny.size_of(params)
+    arrays = jax.tree.leaves((params, params, opt_state))  # the gradient has the parameters' shapes
+    assert size == sum(leaf.nbytes for leaf in arrays)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_sizes": (3000, 2)},
+        {"model": "causal_conv", "hidden_sizes": (8, 8), "kernel_size": 900},
+        {"model": "attention", "seq_len": 128, "hidden_sizes": (4,)},
+        {"step_position": True, "seq_len": 300},
+    ],
+    ids=str,
+)
+def test_memory_is_not_said_to_be_needed_that_is_not(settings):
+    """What XLA sets aside for an evaluation is at least what the check counts for the widest array."""
+    config = tiny.config(**settings)
+    program = tiny.programs_of(config).evaluate
+    assert program.memory_analysis().temp_size_in_bytes >= experiment._bytes_of_outputs(config)
