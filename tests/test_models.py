@@ -332,3 +332,10 @@ def test_settings_that_a_model_cannot_use_are_refused(settings, said):
 def test_defaults_are_filled_in(model, expected):
     found = models.settings(Config(model=model))
     assert {name: found[name] for name in expected} == expected
+
+
+def test_the_sight_of_a_very_deep_convolution_is_all_that_lies_before():
+    config = Config(model="causal_conv", hidden_sizes=(4,) * 40, seq_len=5)
+    found = models.sight(config)
+    np.testing.assert_array_equal(found.sees, np.tri(5, dtype=bool))
+    assert found.position_classes.tolist() == [0, 1, 2, 3, 4]
