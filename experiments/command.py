@@ -100,7 +100,8 @@ class StopSignals:
 
 
 def fail(text: str, code: int) -> None:
-    """One line on stderr, and out."""
+    """One line on stderr, whatever a path in it holds, and out."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     print(f"error: {text}", file=sys.stderr)
     sys.exit(code)
 

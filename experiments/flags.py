@@ -172,12 +172,12 @@ def main_flags(argv: list[str]) -> tuple[Config, RunFlags]:
     sections = EXPERIMENT | RUN
     defaults = {field.name: field.default for field in dataclasses.fields(Config)} | RUN_DEFAULTS
     given = parse(argv, sections, defaults)
+    flags = _run_flags(given)
     preset = given.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     names = {field.name for field in dataclasses.fields(Config)}
     settings = {name: value for name, value in given.items() if name in names}
-    flags = _run_flags(given)
     if preset is not None:
         settings = PRESETS[preset].settings | settings
     if flags.resume:
@@ -219,8 +219,6 @@ def sweep_flags(argv: list[str]) -> tuple[dict[str, list[Any]], RunFlags]:
     settings = {field.name: field.default for field in dataclasses.fields(Config)}
     given = parse(argv, EXPERIMENT | rows, settings | RUN_DEFAULTS, several=set(settings))
     flags = _run_flags(given)
-    if flags.checkpoint_every is not None and flags.checkpoint_every < 1:
-        raise UsageError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
     grid = {name: values for name, values in given.items() if name in settings}
     preset = given.get("preset")
     if preset is not None:
@@ -278,7 +276,30 @@ def resumed_grid(flags: RunFlags, given: dict[str, list[Any]]) -> dict[str, list
     return stored
 
 
+def _check_run(given: dict[str, Any]) -> None:
+    """UsageError for flags of the run that are wrong or idle, whatever the experiment."""
+    for name, value in given.items():
+        if value == "":
+            raise UsageError(f"{name}='': is empty; leave --{name} out for its default")
+    every, count, number = (given.get(name) for name in ("checkpoint_every", "num_processes", "process_id"))
+    if every is not None and every < 1:
+        raise UsageError(f"checkpoint_every={every}: expected a whole number of at least 1")
+    if given.get("forecast_only"):
+        for name in ("save_predictions", "checkpoint_every"):
+            if given.get(name):
+                raise UsageError(f"{name}={given[name]}: --forecast_only stops before there is anything to save")
+    if not given.get("distributed") and "coordinator_address" not in given:
+        for name in ("num_processes", "process_id"):
+            if name in given:
+                raise UsageError(f"{name}={given[name]}: only with --distributed or --coordinator_address")
+    if count is not None and count < 1:
+        raise UsageError(f"num_processes={count}: expected a whole number of at least 1")
+    if number is not None and not 0 <= number < (count or number + 1):
+        raise UsageError(f"process_id={number}: expected a whole number from 0, below num_processes")
+
+
 def _run_flags(given: dict[str, Any]) -> RunFlags:
+    _check_run(given)
     run = {field.name: None for field in dataclasses.fields(RunFlags)} | RUN_DEFAULTS
     return RunFlags(**{name: given.get(name, default) for name, default in run.items()})
 
@@ -317,6 +338,8 @@ def parse(
     for name, convert in converters.items():
         if name in given:
             read, text = _read_several if name in several else _read, str(given[name])
+            if not text.isprintable():  # it would break lines, and end the program where it is printed
+                raise UsageError(f"{name}={text!r}: holds characters that cannot be printed")
             given[name] = read(name, convert, text)
     return given
 

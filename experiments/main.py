@@ -16,7 +16,7 @@ from experiments.flags import RunFlags, main_flags
 from experiments.workdir import Workdir
 from seqjax import devices, experiment
 from seqjax.checkpoints import Checkpoints
-from seqjax.config import Config, ConfigError
+from seqjax.config import Config
 from seqjax.experiment import Result, StoppedError
 from seqjax.report.console import RunReport
 
@@ -24,8 +24,6 @@ from seqjax.report.console import RunReport
 def main(argv: list[str]) -> None:
     """Run the experiment that the flags describe; see `command` for how it ends."""
     config, flags = main_flags(argv)
-    if flags.checkpoint_every is not None and flags.checkpoint_every < 1:
-        raise ConfigError(f"checkpoint_every={flags.checkpoint_every}: expected a whole number of at least 1")
     experiment.check(config)
     cache = command.cache_folder(flags)
     with command.results_alone(flags.several_processes) as result_to:

@@ -377,6 +377,24 @@ def test_a_command_line_can_be_read_twice_and_leaves_nothing():
         (["--step_position=maybe"], "step_position"),
         (["seq_len=2"], "unexpected argument 'seq_len=2'"),
         (["--seq_len=2", "extra"], "unexpected argument 'extra'"),
+        (["--checkpoint_every=0"], "checkpoint_every=0: expected a whole number of at least 1"),
+        (["--num_processes=2"], "num_processes=2: only with --distributed or --coordinator_address"),
+        (["--process_id=0"], "process_id=0: only with --distributed or --coordinator_address"),
+        (["--nodistributed", "--process_id=0"], "process_id=0: only with --distributed"),
+        (["--distributed", "--num_processes=0"], "num_processes=0: expected a whole number of at least 1"),
+        (["--coordinator_address=a:1", "--num_processes=2", "--process_id=2"], "process_id=2: expected"),
+        (["--distributed", "--process_id=-1"], "process_id=-1: expected"),
+        (["--workdir="], "workdir='': is empty; leave --workdir out for its default"),
+        (["--cache_dir="], "cache_dir='': is empty"),
+        (["--mesh="], "mesh='': is empty"),
+        (["--coordinator_address="], "coordinator_address='': is empty"),
+        (["--preset="], "preset='': is empty"),
+        (["--forecast_only", "--save_predictions"], "save_predictions=True: --forecast_only stops before"),
+        (["--forecast_only", "--checkpoint_every=2"], "checkpoint_every=2: --forecast_only stops before"),
+        (["--workdir=a\nb"], r"workdir='a\nb': holds characters that cannot be printed"),
+        (["--workdir=a\x1b[2J"], "holds characters that cannot be printed"),
+        (["--workdir=\udcff"], "holds characters that cannot be printed"),
+        (["--labels=own\nstep"], "holds characters that cannot be printed"),
     ],
     ids=str,
 )
@@ -385,6 +403,15 @@ def test_a_command_line_that_cannot_be_read_is_refused_in_one_line(argv, said):
         main_flags(["main", *argv])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_switch_that_is_off_is_in_nobodys_way():
+    for argv in (["--forecast_only", "--nosave_predictions"], ["--noforecast_only", "--save_predictions"]):
+        main_flags(["main", *argv])
+
+
+def test_a_path_may_hold_spaces_and_letters_of_any_language():
+    assert main_flags(["main", "--workdir=mein Übungslauf 数"])[1].workdir == "mein Übungslauf 数"
 
 
 def test_an_unknown_preset_is_told_the_nearest():

@@ -278,6 +278,18 @@ def test_a_fault_of_the_kits_own_is_not_passed_off_as_bad_input(main_command):
         main_command("--workdir=w")
 
 
+def test_an_error_is_one_line_whatever_the_folder_is_called(main_command):
+    odd = main_command.home / "a\nb\x1b"
+    odd.mkdir()
+    (odd / "file").write_text("mine")
+    main_command.monkeypatch.setenv("XDG_CACHE_HOME", str(odd))
+    odd.joinpath("seqjax").mkdir()
+    odd.joinpath("seqjax").chmod(0o777)
+    ended = main_command("--workdir=w")
+    assert ended.code == 2
+    only_one_line(ended, r"a\nb\x1b/seqjax: others may write to it")
+
+
 def test_a_finished_run_is_refused_and_left_as_it_is(main_command):
     assert main_command("--workdir=w").code == 0
     before = main_command.tree()
