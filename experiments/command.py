@@ -115,7 +115,7 @@ def cache_folder(flags: RunFlags) -> Path | None:
         return None
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(flags.cache_dir) if flags.cache_dir else Path(cache_home) / "seqjax"
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK):
         if flags.cache_dir:
             raise ConfigError(f"cache_dir={folder}: cannot be written ({there})")

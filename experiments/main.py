@@ -44,6 +44,8 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
     name = f"{config.model}-{config.labels}-T{config.seq_len}"
     folder = workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume)
     command.use_compilation_cache(cache)
+    if not flags.resume:
+        folder.clear()  # last of all: bad input loses nothing
     workdir.write_json(folder / "config.json", config.to_dict())
     with RunReport(config, file=sys.stderr if flags.json else result_to) as report:
 

@@ -62,6 +62,8 @@ def run_and_write(
 
     folder = workdir.open_workdir(flags.workdir, "sweep", overwrite=flags.overwrite, resume=flags.resume)
     command.use_compilation_cache(cache)
+    if not flags.resume:
+        folder.clear()  # last of all: bad input loses nothing
     workdir.write_json(folder / "config.json", grid)
     varied = [{name: cell[name] for name in cell if len(grid[name]) > 1} for cell in cells]
     records = read_records(folder, varied)

@@ -93,10 +93,15 @@ def _fresh(name: str) -> Path:
 def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool = False) -> Workdir:
     """The run's folder, made if need be; a fresh one under `runs/` where none is named.
 
+    Nothing in it is touched: `clear` it when all else that may be refused was not.
     Raises ConfigError where it is a file, cannot be written, is in use, or holds a
     run that is neither to be overwritten nor resumed.
     """
     folder = Path(path) if path else _fresh(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    if folder.is_symlink() and not folder.exists():
+        raise ConfigError(
+            f"workdir={folder}: is a link to {folder.readlink()}, which is not there; expected a folder"
+        )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"workdir={folder}: is a file; expected a folder")
     held = [file for file in FILES if (folder / file).exists()]
@@ -110,8 +115,6 @@ def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume
         workdir = Workdir(folder)
     except OSError as error:
         raise ConfigError(f"workdir={folder}: cannot be written ({error.strerror})") from None
-    if not resume:
-        workdir.clear()
     return workdir
 
 

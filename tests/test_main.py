@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
+from seqjax.config import ConfigError
 from seqjax.experiment import NotFiniteError
 
 ROOT = Path(__file__).parents[1]
@@ -246,6 +247,24 @@ def test_overwrite_does_not_remove_a_run_for_bad_input(main_command):
     (main_command.home / "result.json").write_text("before")
     assert main_command("--workdir=.", "--overwrite", "--labels=nonsense").code == 2
     assert main_command.tree() == {"result.json": b"before"}
+
+
+@pytest.mark.parametrize("overwritten", ["mkdir fails", "a link to nothing"])
+def test_overwrite_does_not_remove_a_run_where_the_cache_cannot_be_made(main_command, overwritten):
+    assert main_command("--workdir=w", "--nocompilation_cache").code == 0
+    if overwritten == "a link to nothing":
+        (main_command.home / "cache_here").symlink_to("nowhere")
+    else:
+
+        def fail(*_, **__):
+            raise ConfigError("cache_dir=cache_here: cannot be written (No space left on device)")
+
+        main_command.monkeypatch.setattr("experiments.command.use_compilation_cache", fail)
+    before = main_command.tree()
+    ended = main_command("--workdir=w", "--overwrite", "--cache_dir=cache_here")
+    assert ended.code == 2
+    only_one_line(ended, "cache_dir=cache_here: cannot be written")
+    assert main_command.tree() == before
 
 
 @pytest.mark.parametrize(

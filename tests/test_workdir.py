@@ -25,6 +25,7 @@ def open_workdir():
         opened.append(workdir.open_workdir(path, "dense-T2", **options))
         return opened[-1].folder
 
+    open_it.opened = opened
     yield open_it
     for folder in opened:
         folder._lock.close()
@@ -66,7 +67,10 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path, open_workdir):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "result.json").write_text("another's")
+    before = tree(tmp_path)
     open_workdir(str(tmp_path), overwrite=True)
+    assert tree(tmp_path) == before  # until everything else is known to be right
+    open_workdir.opened[-1].clear()
     assert tree(tmp_path) == {"notes.txt": b"mine", "more": None, "more/result.json": b"another's"}
 
 
@@ -76,6 +80,13 @@ def test_a_file_is_no_folder(tmp_path, overwrite, open_workdir):
     with pytest.raises(ConfigError, match="is a file"):
         open_workdir(str(tmp_path / "file"), overwrite=overwrite)
     assert tree(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_to_nothing_is_no_folder(tmp_path, target, open_workdir):
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(ConfigError, match=rf"link: is a link to {target}, which is not there; expected a folder"):
+        open_workdir(str(tmp_path / "link"), overwrite=True)
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path, open_workdir):
