@@ -191,7 +191,11 @@ def resumed_config(flags: RunFlags, settings: dict[str, Any]) -> Config:
         raise UsageError("--resume needs the --workdir of the run, and neither --overwrite nor --forecast_only")
     path = Path(flags.workdir) / "config.json"
     try:
-        stored = Config.from_dict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        missing = {field.name for field in dataclasses.fields(Config)} - set(values)
+        if missing:
+            raise UsageError(f"lacks {', '.join(sorted(missing))}")
+        stored = Config.from_dict(values)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"workdir={flags.workdir}: holds no run to resume ({path.name}: {error})") from None
     config = dataclasses.replace(stored, **settings)
@@ -263,7 +267,7 @@ def resumed_grid(flags: RunFlags, given: dict[str, list[Any]]) -> dict[str, list
     if (
         not isinstance(stored, dict)
         or set(stored) != names
-        or not all(isinstance(v, list) for v in stored.values())
+        or not all(isinstance(v, list) and v for v in stored.values())
     ):
         raise UsageError(f"workdir={flags.workdir}: holds no sweep to resume (config.json: lists no grid)")
     differ = [

@@ -119,14 +119,15 @@ def _problem(settings: Settings, named: bool = True) -> ConfigError | None:
 
 
 def read_records(folder: Workdir, varied: list[Settings]) -> list[Record]:
-    """The cells that have ended; a line that was being written when the sweep was killed is dropped for good."""
+    """The cells that have ended; what is no whole record of a cell is dropped for good, and the cell run again."""
     path = folder / "sweep.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
+    records = [
+        record
+        for record in workdir.read_lines(path)
+        if record.get("settings") in varied
+        and {"config", "seconds"} <= record.keys()
+        and ("error" in record or {"forecast", "final", "ci95", "verdict"} <= record.keys())
+    ]
     workdir.write_whole(path, "".join(json.dumps(record) + "\n" for record in records).encode())
     return records
 

@@ -1,5 +1,6 @@
 """The folder of a run.  Files appear whole or not at all.  Imports nothing of the kit but `config`."""
 
+import contextlib
 import fcntl
 import io
 import itertools
@@ -65,14 +66,10 @@ class Workdir:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break  # a line that was being written when the run was killed
-            place = record.get("group", 0), record["epoch"]
-            if place[0] != group or place[1] <= done:
-                kept.append((place, line))
+        for record in read_lines(path):
+            place = record.get("group", 0), record.get("epoch")
+            if all(isinstance(n, int) for n in place) and (place[0] != group or place[1] <= done):
+                kept.append((place, json.dumps(record)))
         write_whole(path, "".join(f"{line}\n" for _, line in sorted(kept)).encode())
 
 
@@ -139,6 +136,19 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a record, a line each; without what is no whole line, as when the run was killed."""
+
+    def no_number(text: str) -> None:
+        raise ValueError(f"{text} is never written")
+
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line, parse_constant=no_number))
+    return [record for record in found if isinstance(record, dict)]
 
 
 def append_line(path: Path, value: Any) -> None:

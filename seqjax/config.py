@@ -8,6 +8,7 @@ stand (`tasks`, `models`, `training`), with `unknown_name` for the wording.
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -177,7 +178,7 @@ def _whole(name: str, value: Any, at_least: float = -math.inf, at_most: float = 
 
 def _between(name: str, value: Any, low: float, high: float, exclusive: bool = False) -> None:
     # Compared, not `math.isfinite`: that overflows at whole numbers beyond every float.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not is_number or not (low < value < high if exclusive else low <= value <= high):
         if high == math.inf:
             expected = f"a number above {low}" if exclusive else f"a number of at least {low}"

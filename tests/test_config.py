@@ -61,6 +61,7 @@ BAD = [
     ({"num_layers": 1001}, "num_layers=1001: expected a whole number of at least 1 and at most 1000"),
     ({"first_replicate": 2**31}, "first_replicate=2147483648"),
     ({"first_replicate": 2**31 - 2, "num_replicates": 2}, "first_replicate=2147483646"),
+    ({"learning_rate": 10**400}, "expected a number above 0"),
     ({"label_noise": 10**400}, "expected a number in [0, 0.5]"),
     # What only a stored file can hold.
     ({"labels": ["own_step"]}, "labels=['own_step']: expected a name"),

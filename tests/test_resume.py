@@ -242,6 +242,35 @@ def test_more_epochs_may_be_asked_for_where_the_schedule_does_not_depend_on_them
             stored({"schedule": schedule}, num_epochs=20)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": ["own_step"]}, "labels=['own_step']: expected a name"),
+        ({"hidden_sizes": 10}, "hidden_sizes=10: expected a list"),
+        ({"seq_len": "2"}, "seq_len='2': expected a whole number"),
+        ({"learning_rate": 10**400}, "learning_rate=1000"),
+        ({"step_position": "no"}, "step_position='no'"),
+        ({"seq_length": 2}, "unknown setting 'seq_length'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_stored_run_with_a_wrong_setting_is_refused_by_its_name(tmp_path, change, said):
+    (tmp_path / "config.json").write_text(json.dumps(Config().to_dict() | change))
+    with pytest.raises(ConfigError) as error:
+        flags.main_flags(["main", "--resume", f"--workdir={tmp_path}"])
+    assert f"holds no run to resume (config.json: {said}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "5", "null", '{"seq_len": 2}', '{"seq_len"', "", "[[1]]", '"x"'])
+def test_a_stored_run_that_is_no_whole_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for parse in (flags.main_flags, flags.sweep_flags):
+        with pytest.raises(ConfigError, match="to resume") as error:
+            parse(["main", "--resume", f"--workdir={tmp_path}"])
+        assert "\n" not in str(error.value)
+
+
 # -- As a command -----------------------------------------------------------------------------------
 
 # Long enough to be hit in the middle, short enough to be ended often.

@@ -306,6 +306,42 @@ def test_a_line_that_was_torn_is_run_again(runs, tmp_path, keep):
         assert now | {"seconds": 0} == before | {"seconds": 0}
 
 
+@pytest.mark.parametrize(
+    "damage", ["{}", "[]", "5", '{"settings": 1}', '{"settings": {"seq_len": 1, "model": "dense"}}']
+)
+def test_a_line_that_is_no_cell_is_dropped_and_the_cell_run_again(runs, tmp_path, damage):
+    whole = run(tmp_path, *GRID)
+    path = tmp_path / "sweep.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([damage, *others]) + "\n")
+    result = run(tmp_path, "--resume")
+    assert len(runs) == 4 + 1
+    assert lines(tmp_path) == result["cells"]
+    assert result["cells"][-1] | {"seconds": 0} == json.loads(first) | {"seconds": 0}
+    assert result["cells"][:-1] == whole["cells"][1:]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], "lists no grid"),
+        ([["own_step"]], "labels=['own_step']: expected a name"),
+        (["own_stp"], "did you mean own_step?"),
+    ],
+    ids=str,
+)
+def test_a_stored_grid_that_is_damaged_is_refused_in_one_line(runs, monkeypatch, capsys, tmp_path, values, said):
+    run(tmp_path, *GRID)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"labels": values}))
+    monkeypatch.setattr(sys, "argv", ["sweep", f"--workdir={tmp_path}", "--resume"])
+    with pytest.raises(SystemExit) as ended:
+        command.run_command(sweep.main, "")
+    err = capsys.readouterr().err
+    assert (ended.value.code, err.count("\n"), said in err) == (2, 1, True)
+    assert len(lines(tmp_path)) == 4
+
+
 def test_another_grid_is_refused_with_what_differs(runs, monkeypatch, capsys, tmp_path):
     run(tmp_path, *GRID)
     before = (tmp_path / "config.json").read_bytes()

@@ -151,6 +151,34 @@ def test_lines_are_appended(tmp_path):
         assert [json.loads(line) for line in lines] == [{"epoch": n} for n in range(1, epoch + 1)]
 
 
+DAMAGED = [
+    "{}",
+    "",
+    "[1]",
+    "5",
+    "null",
+    '{"epoch": "two"}',
+    '{"epoch": 2, "lo',
+    '{"epoch": NaN}',
+    '"epoch"',
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_line_of_a_record_costs_no_other_line(tmp_path, damage, open_workdir):
+    open_workdir(str(tmp_path))
+    lines = ['{"epoch": 1, "val_loss": 0.5}', damage, '{"epoch": 3}', '{"epoch": 4}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    open_workdir.opened[-1].forget_epochs(group=0, done=3)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [lines[0], lines[2]]
+
+
+def test_a_record_that_is_no_text_has_no_lines(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\n" + b'{"epoch": 1}\n')
+    assert workdir.read_lines(tmp_path / "metrics.jsonl") == [{"epoch": 1}]
+
+
 def test_arrays_come_back_as_they_were(tmp_path):
     arrays = {"body/dense_0/kernel": np.arange(6, dtype="float32").reshape(2, 3), "mask": np.array([True, False])}
     workdir.write_npz(tmp_path / "params.npz", arrays)
