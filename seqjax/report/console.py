@@ -19,14 +19,15 @@ FORECAST_COLUMNS = {
 MAX_STEP_ROWS = 16  # of the per-step table; the middle of longer sequences is left out
 
 
-def _number(value: float | None, digits: int = 4) -> str:
+def decimals(value: float | None, digits: int = 4) -> str:
+    """So many decimals, two digits where they would all be zero; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
 def _interval(ends: list[float | None]) -> str:
-    return f"{_number(ends[0])} to {_number(ends[1])}"
+    return f"{decimals(ends[0])} to {decimals(ends[1])}"
 
 
 class RunReport:
@@ -76,8 +77,8 @@ class RunReport:
         self._print(table)
 
     def _on_epoch(self, record: dict[str, Any]) -> None:
-        loss, val = _number(record["train_loss"]), _number(record["val_loss"])
-        text = f"loss {loss}  val {val}  val accuracy {_number(record['val_accuracy'])}"
+        loss, val = decimals(record["train_loss"]), decimals(record["val_loss"])
+        text = f"loss {loss}  val {val}  val accuracy {decimals(record['val_accuracy'])}"
         if "group" in record:  # of replicates, that train together
             text = f"group {record['group'] + 1}  {text}"
         if self.console.is_terminal:
@@ -93,7 +94,7 @@ class RunReport:
         table = Table(box=SIMPLE_HEAD, title="forecast: the lowest loss (nats per step)", title_justify="left")
         for column in FORECAST_COLUMNS:
             table.add_column(FORECAST_COLUMNS[column], justify="right")
-        table.add_row(*(_number(forecast[column]) for column in FORECAST_COLUMNS))
+        table.add_row(*(decimals(forecast[column]) for column in FORECAST_COLUMNS))
         self._print(table, value["sentence"])
 
     def _on_refusal(self, reason: str) -> None:
@@ -127,7 +128,7 @@ class RunReport:
 
         def row(name: str, of: dict[str, Any], pick: Callable[[Any], Any]) -> None:
             keys = [f"{part}_{key}" for part in ("train", "val") for key in ("loss", "accuracy", "guess_accuracy")]
-            table.add_row(name, *(_number(pick(of[key])) for key in keys))
+            table.add_row(name, *(decimals(pick(of[key])) for key in keys))
 
         for step in _shown_steps(self.config.seq_len):
             if step is None:
@@ -137,10 +138,10 @@ class RunReport:
         row("all", final, lambda value: value)
         self._print(table)
         self._print(
-            f"whole sequences right: train {_number(final['train_sequence_accuracy'])}, "
-            f"val {_number(final['val_sequence_accuracy'])} "
-            f"(guessing {_number(final['val_guess_sequence_accuracy'])}); "
-            f"val loss {_number(final['val_loss'])}, standard error {_number(final['val_loss_se'])}"
+            f"whole sequences right: train {decimals(final['train_sequence_accuracy'])}, "
+            f"val {decimals(final['val_sequence_accuracy'])} "
+            f"(guessing {decimals(final['val_guess_sequence_accuracy'])}); "
+            f"val loss {decimals(final['val_loss'])}, standard error {decimals(final['val_loss_se'])}"
         )
 
     def _replicates(self, ci95: dict[str, Any]) -> None:
@@ -162,7 +163,7 @@ class RunReport:
             table.add_column("95 % t-interval", justify="right")
         for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
             interval = [_interval(intervals[term])] if intervals else []
-            table.add_row(term.replace("_", " "), _number(value), *interval)
+            table.add_row(term.replace("_", " "), decimals(value), *interval)
         self._print(table)
 
     def _lengths(self, lengths: list[dict[str, Any]]) -> None:
@@ -171,7 +172,7 @@ class RunReport:
             table.add_column(column, justify="right")
         for at in lengths:
             measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
-            table.add_row(str(at["seq_len"]), *map(_number, measured))
+            table.add_row(str(at["seq_len"]), *map(decimals, measured))
         self._print(table)
 
     def _verdict(self, verdict: dict[str, Any]) -> None:
@@ -184,7 +185,7 @@ class RunReport:
         table.add_column("")
         for remedy in verdict["remedies"]:
             kind = "" if remedy["kind"] == "exact" else f"({remedy['kind'].replace('_', ' ')}) "
-            table.add_row(remedy["change"], _number(remedy["reachable_loss"]), f"{kind}{remedy['proviso'] or ''}")
+            table.add_row(remedy["change"], decimals(remedy["reachable_loss"]), f"{kind}{remedy['proviso'] or ''}")
         self._print(table)
 
 

@@ -80,7 +80,7 @@ def _figure(height: float, title: str, note: str = "") -> Figure:
     return figure
 
 
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes whose place is given in inches."""
     w, h = figure.get_size_inches()
     return figure.add_axes((left / w, bottom / h, width / w, height / h))
@@ -143,7 +143,7 @@ def _dependence(values: dict[str, Any]) -> Figure:
         (0.85, "label_dependence", "label", "needs"),
         (4.85, "receptive_field", "output", "sees"),
     ):
-        axes = _axes(figure, left, 1.1, 2.9, 2.9)
+        axes = axes_at(figure, left, 1.1, 2.9, 2.9)
         _matrix(axes, np.array(values[key], bool), missing, scored)
         axes.set(xlabel="input of step s", ylabel=f"{subject} of step t", title=f"what each {subject} {verb}")
     handles: dict[str, Any] = {"yes": Patch(fc=BLUE, ec=GREY), "no": Patch(fc="white", ec=GREY)}
@@ -218,7 +218,7 @@ def _curves(values: dict[str, Any]) -> Figure:
     if log and (np.append(train, val) <= 0).any():
         notes.append("losses of 0 have no place on a log scale")
     figure = _figure(4.4, title if np.isfinite(val[-1]) else "Loss per epoch", "; ".join(notes))
-    axes = _axes(figure, 0.85, 0.75, 4.85, 2.9)
+    axes = axes_at(figure, 0.85, 0.75, 4.85, 2.9)
     axes.set(xlabel="epoch", ylabel="loss (nats per step)", yscale="log" if log else "linear", ylim=(low, high))
     pad = 0.02 * (epochs[-1] - epochs[0]) or 0.5
     axes.set_xlim(epochs[0] - pad, epochs[-1] + pad)
@@ -315,7 +315,7 @@ def _budget(values: dict[str, Any]) -> Figure:
     elif total > 1e-9:
         title += f"; the largest part: {names[largest]}".replace("\n", " ")
     figure = _figure(4.9, title)
-    axes = _axes(figure, 1.75, 1.2, 5.1, 3.0)
+    axes = axes_at(figure, 1.75, 1.2, 5.1, 3.0)
 
     for row, ((name, value), start) in enumerate(zip(budget.items(), ends, strict=False)):
         measured = name in ("optimisation", "generalisation")
@@ -358,7 +358,7 @@ def _lengths(values: dict[str, Any]) -> Figure:
     points = sorted([own, *values["lengths"]], key=lambda point: point["seq_len"])
     lengths = [point["seq_len"] for point in points]
     figure = _figure(4.2, f"Trained on {trained} step{'s' if trained > 1 else ''}, tried on other lengths")
-    axes = _axes(figure, 0.9, 1.15, 6.7, 2.4)
+    axes = axes_at(figure, 0.9, 1.15, 6.7, 2.4)
     errors = [2 * (point["val_loss_se"] or 0.0) for point in points]
     losses = [point["val_loss"] for point in points]
     outcome = axes.errorbar(lengths, losses, errors, color=BLUE, marker="o", capsize=3)

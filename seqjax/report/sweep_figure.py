@@ -16,7 +16,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from seqjax.report.figures import BLUE, DPI, GREEN, GREY, INK, ORANGE, SKY, STYLE, VERMILION, WIDTH, _axes, number
+from seqjax.report.figures import (
+    BLUE,
+    DPI,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    SKY,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    axes_at,
+    number,
+)
 from seqjax.report.sweep_console import setting_text
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", SKY, INK)  # Okabe and Ito's, as in `figures`
@@ -173,7 +186,7 @@ def _sweep(cells: list[Cell], note: str) -> Figure:
     handles = {series.name: _handle(series, "") for series in all_series}
     handles["outcome = forecast"] = Line2D([], [], color=GREY, lw=1.2)
     figure, bottom = _figure(4.4, title, note, handles)
-    axes = _axes(figure, 0.95, bottom, 6.8, 4.4)
+    axes = axes_at(figure, 0.95, bottom, 6.8, 4.4)
     _loss_axis(axes, "x", cells, apart=0.075)
     _loss_axis(axes, "y", cells, apart=0.045)
     axes.axline((0, 0), (1, 1), color=GREY, lw=1.2, zorder=1)
@@ -201,7 +214,7 @@ def _loss_by_length(cells: list[Cell], note: str) -> Figure:
     for n, rule in enumerate(rules):
         row, column = divmod(n, columns)
         left, low = 0.9 + panel_width * column, bottom + panel_height * (rows - 1 - row)
-        axes = _axes(figure, left, low, panel_width - 0.2, panel_height - 0.8)
+        axes = axes_at(figure, left, low, panel_width - 0.2, panel_height - 0.8)
         _loss_axis(axes, "y", cells, apart=0.08)
         _length_axis(axes, lengths)
         axes.set(title=f"labels: {rule}", xlabel="steps per sequence (seq_len)")
