@@ -15,9 +15,9 @@ from rich.table import Table
 
 from experiments import command
 from experiments.flags import table_flags
-from seqjax import models, results
-from seqjax.config import Config
-from seqjax.forecast import ForecastRefused, look_ahead_of
+from seqjax import experiment, models, results
+from seqjax.config import Config, ConfigError
+from seqjax.forecast import MAX_STEPS, ForecastRefused, look_ahead_of
 
 # What a predictor may use, and the model whose best loss that is.
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -45,6 +45,10 @@ def row(config: Config, columns: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Print the table, or with --json its rows."""
     configs, flags = table_flags(argv)
+    for config in configs:
+        if config.seq_len > MAX_STEPS:
+            raise ConfigError(f"seq_len={config.seq_len}: expected at most {MAX_STEPS}, as far as forecasts go")
+        experiment.check(config)
     columns = {name: {"model": name} for name in models.MODELS} if flags["every_model"] else COLUMNS
     started = time.perf_counter()
     rows = [row(config, columns) for config in configs]

@@ -94,10 +94,6 @@ def measure_at(config: Config, model: models.Model, params: Any, inputs: Any) ->
 
 def look_ahead(config: Config, task: Task, model: models.Model) -> Outlook:
     """The forecast for a built-in model, its receptive field measured; raises ForecastRefused."""
-    if config.seq_len > MAX_STEPS:
-        raise ForecastRefused(
-            f"no forecast: seq_len={config.seq_len} is above {MAX_STEPS}, and every pair is tried"
-        )
     if config.seq_len > MEASURED_STEPS:
         return look_ahead_of(config)
     field, probes = measure_model(config, task, model)
@@ -111,6 +107,10 @@ def look_ahead(config: Config, task: Task, model: models.Model) -> Outlook:
 
 def look_ahead_of(config: Config) -> Outlook:
     """The forecast for a built-in model by what it sees by construction; raises ForecastRefused."""
+    if config.seq_len > MAX_STEPS:
+        raise ForecastRefused(
+            f"no forecast: seq_len={config.seq_len} is above {MAX_STEPS}, and every pair is tried"
+        )
     return _outlook(config, tasks.build(config), View(*models.sight(config), config.scored_steps), None)
 
 

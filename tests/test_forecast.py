@@ -532,6 +532,8 @@ def test_beyond_all_limits_there_is_a_reason_and_no_account():
     config = Config(seq_len=length, num_features=2)
     with pytest.raises(forecast.ForecastRefused, match=f"seq_len={length} is above {forecast.MAX_STEPS}"):
         look_ahead(config, tasks.build(config), models.build(config, 2, 2))
+    with pytest.raises(forecast.ForecastRefused, match=f"seq_len={length} is above {forecast.MAX_STEPS}"):
+        look_ahead_of(config)  # as at another length of a run
     values = tiny_run(length)
     assert values["forecast"]["kind"] is None
     assert str(length) in values["forecast"]["reason"]
