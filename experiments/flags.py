@@ -293,7 +293,11 @@ def _check_run(given: dict[str, Any]) -> None:
         for name in ("save_predictions", "checkpoint_every"):
             if given.get(name):
                 raise UsageError(f"{name}={given[name]}: --forecast_only stops before there is anything to save")
-    if not given.get("distributed") and "coordinator_address" not in given:
+    if (address := given.get("coordinator_address")) is not None:
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UsageError(f"coordinator_address={address}: expected HOST:PORT, such as localhost:1234")
+    elif not given.get("distributed"):
         for name in ("num_processes", "process_id"):
             if name in given:
                 raise UsageError(f"{name}={given[name]}: only with --distributed or --coordinator_address")

@@ -389,6 +389,10 @@ def test_a_command_line_can_be_read_twice_and_leaves_nothing():
         (["--mesh="], "mesh='': is empty"),
         (["--coordinator_address="], "coordinator_address='': is empty"),
         (["--preset="], "preset='': is empty"),
+        *(
+            ([f"--coordinator_address={address}"], f"coordinator_address={address}: expected HOST:PORT")
+            for address in ("host", "host:", ":1234", "host:port", "host:0", "host:65536", "host:-1")
+        ),
         (["--forecast_only", "--save_predictions"], "save_predictions=True: --forecast_only stops before"),
         (["--forecast_only", "--checkpoint_every=2"], "checkpoint_every=2: --forecast_only stops before"),
         (["--workdir=a\nb"], r"workdir='a\nb': holds characters that cannot be printed"),
