@@ -31,6 +31,8 @@ Watch = Callable[[str, Any], None]
 
 CHECKPOINT_SECONDS = 15.0  # between checkpoints, where their number of epochs is not given
 MEMORY_SHARE = 0.5  # of this machine's memory, for what a run keeps there
+# The settings, beside the length, that the shapes of the parameters and of the optimiser's state hang on.
+SHAPING = ("num_features", "model", *models.OPTIONS, "hidden_sizes", "step_position", "optimizer", "grad_clip")
 BYTES_OF_OUTPUT = 32  # for each step that is evaluated: loss, label, mask, probabilities
 BYTES_OF_EPOCH = 200  # for each replicate: six numbers of the history
 
@@ -255,9 +257,15 @@ def _bytes_of_outputs(config: Config) -> int:
     return 4 * width * steps * max(evaluated, min(config.batch_size, config.num_train))
 
 
-@functools.cache
 def _size_of_state(config: Config) -> tuple[int, int]:
-    """The number of parameters, and the bytes of them, their gradient and the optimiser's state; only shapes."""
+    """The number of parameters, and the bytes of them, their gradient and the optimiser's state."""
+    # Only what the shapes hang on, so that a sweep looks at every model once.
+    settings = {name: getattr(config, name) for name in SHAPING}
+    return _traced_size(Config(**settings, seq_len=config.seq_len if config.step_position else 1))
+
+
+@functools.cache
+def _traced_size(config: Config) -> tuple[int, int]:
     task = tasks.build(config)
     model = models.build(config, task.num_features, task.num_classes)
     params = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))

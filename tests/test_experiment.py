@@ -1,6 +1,7 @@
 """An experiment as a function: its figures against its own predictions, its bits, its programs."""
 
 import collections
+import dataclasses
 import json
 import logging
 import math
@@ -296,6 +297,16 @@ def test_the_size_of_the_state_is_that_of_its_arrays(model, optimizer):
     assert num_params == tiny.size_of(params)
     arrays = jax.tree.leaves((params, params, opt_state))  # the gradient has the parameters' shapes
     assert size == sum(leaf.nbytes for leaf in arrays)
+
+
+def test_the_size_of_the_state_hangs_on_the_settings_that_shape_it():
+    settings = {"step_position": True, "seq_len": 7, "model": "gru", "hidden_sizes": (5,), "schedule": "cosine"}
+    config = tiny.config(**settings, grad_clip=1.0, label_noise=0.1, seed=3, remat=True)
+    assert experiment._size_of_state(config)[0] == tiny.size_of(tiny.model_of(config).init(jax.random.key(0)))
+    traced = experiment._traced_size.cache_info().misses
+    for seed in range(3):
+        experiment.check(dataclasses.replace(config, seed=seed, labels="parity", num_samples=50 + seed))
+    assert experiment._traced_size.cache_info().misses == traced
 
 
 @pytest.mark.parametrize(
