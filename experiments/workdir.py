@@ -67,9 +67,9 @@ class Workdir:
             return
         kept = []
         for record in read_lines(path):
-            place = record.get("group", 0), record.get("epoch")
-            if all(isinstance(n, int) for n in place) and (place[0] != group or place[1] <= done):
-                kept.append((place, json.dumps(record)))
+            of, epoch = record.get("group", 0), record.get("epoch")
+            if isinstance(of, int) and isinstance(epoch, int) and (of != group or epoch <= done):
+                kept.append(((of, epoch), json.dumps(record)))
         write_whole(path, "".join(f"{line}\n" for _, line in sorted(kept)).encode())
 
 
