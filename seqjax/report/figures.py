@@ -86,13 +86,13 @@ def axes(figure: Figure, left: float, bottom: float, width: float, height: float
     return figure.add_axes((left / w, bottom / h, width / w, height / h))
 
 
-def legend_below(figure: Figure, handles: dict[str, Any]) -> None:
+def legend_below(figure: Figure, handles: dict[str, Any], columns: int = 10) -> None:
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="lower center",
         bbox_to_anchor=(0.5, 0.22 / figure.get_figheight()),
-        ncols=len(handles),
+        ncols=min(len(handles), columns),
         columnspacing=1.5,
         frameon=False,
         handler_map={tuple: HandlerTuple(ndivide=1)},
@@ -348,9 +348,7 @@ def _budget(values: dict[str, Any]) -> Figure:
         label = f"prior (guessing) {number(prior)}"
         ax.text(prior, 1.01, label, ha=side, va="bottom", transform=ax.get_xaxis_transform())
     pad = 0.03 * (high - low)
-    ax.set(
-        xlim=(low - pad * (low < 0), high + pad), ylim=(len(budget) + 0.6, -0.6), xlabel="loss (nats per step)"
-    )
+    ax.set(xlim=(low - pad * (low < 0), high + pad), ylim=(len(budget) + 0.6, -0.6), xlabel="loss (nats per step)")
     ax.set_yticks(range(len(budget) + 1), [*(names[name] for name in budget), "validation loss"])
     ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=7))
