@@ -19,15 +19,14 @@ FORECAST_COLUMNS = {
 MAX_STEP_ROWS = 16  # of the per-step table; the middle of longer sequences is left out
 
 
-def decimals(value: float | None, digits: int = 4) -> str:
-    """So many decimals, two digits where they would all be zero; a dash for None."""
+def number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
-def _interval(ends: list[float | None]) -> str:
-    return f"{decimals(ends[0])} to {decimals(ends[1])}"
+def interval(ends: list[float | None]) -> str:
+    return f"{number(ends[0])} to {number(ends[1])}"
 
 
 class RunReport:
@@ -77,8 +76,8 @@ class RunReport:
         self._print(table)
 
     def _on_epoch(self, record: dict[str, Any]) -> None:
-        loss, val = decimals(record["train_loss"]), decimals(record["val_loss"])
-        text = f"loss {loss}  val {val}  val accuracy {decimals(record['val_accuracy'])}"
+        loss, val = number(record["train_loss"]), number(record["val_loss"])
+        text = f"loss {loss}  val {val}  val accuracy {number(record['val_accuracy'])}"
         if "group" in record:  # of replicates, that train together
             text = f"group {record['group'] + 1}  {text}"
         if self.console.is_terminal:
@@ -94,7 +93,7 @@ class RunReport:
         table = Table(box=SIMPLE_HEAD, title="forecast: the lowest loss (nats per step)", title_justify="left")
         for column in FORECAST_COLUMNS:
             table.add_column(FORECAST_COLUMNS[column], justify="right")
-        table.add_row(*(decimals(forecast[column]) for column in FORECAST_COLUMNS))
+        table.add_row(*(number(forecast[column]) for column in FORECAST_COLUMNS))
         self._print(table, value["sentence"])
 
     def _on_refusal(self, reason: str) -> None:
@@ -117,7 +116,7 @@ class RunReport:
         if "lengths" in values:
             self._lengths(values["lengths"])
         if "verdict" in values:
-            self._verdict(values["verdict"])
+            self._print(*verdict_parts(values["verdict"]))
 
     def _final(self, final: dict[str, Any], per_step: dict[str, Any]) -> None:
         table = Table(box=SIMPLE_HEAD, title="at the end (loss in nats per step)", title_justify="left")
@@ -128,7 +127,7 @@ class RunReport:
 
         def row(name: str, of: dict[str, Any], pick: Callable[[Any], Any]) -> None:
             keys = [f"{part}_{key}" for part in ("train", "val") for key in ("loss", "accuracy", "guess_accuracy")]
-            table.add_row(name, *(decimals(pick(of[key])) for key in keys))
+            table.add_row(name, *(number(pick(of[key])) for key in keys))
 
         for step in _shown_steps(self.config.seq_len):
             if step is None:
@@ -138,15 +137,15 @@ class RunReport:
         row("all", final, lambda value: value)
         self._print(table)
         self._print(
-            f"whole sequences right: train {decimals(final['train_sequence_accuracy'])}, "
-            f"val {decimals(final['val_sequence_accuracy'])} "
-            f"(guessing {decimals(final['val_guess_sequence_accuracy'])}); "
-            f"val loss {decimals(final['val_loss'])}, standard error {decimals(final['val_loss_se'])}"
+            f"whole sequences right: train {number(final['train_sequence_accuracy'])}, "
+            f"val {number(final['val_sequence_accuracy'])} "
+            f"(guessing {number(final['val_guess_sequence_accuracy'])}); "
+            f"val loss {number(final['val_loss'])}, standard error {number(final['val_loss_se'])}"
         )
 
     def _replicates(self, ci95: dict[str, Any]) -> None:
         c = self.config
-        line = f"means over {c.num_replicates} replicates; val loss {_interval(ci95['final']['val_loss'])}"
+        line = f"means over {c.num_replicates} replicates; val loss {interval(ci95['final']['val_loss'])}"
         if c.vary == "init":
             line += ", for these data only: the replicates differ in their initial parameters alone"
         self._print(f"{line} (95 % t-interval)")
@@ -162,8 +161,8 @@ class RunReport:
         if intervals:
             table.add_column("95 % t-interval", justify="right")
         for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
-            interval = [_interval(intervals[term])] if intervals else []
-            table.add_row(term.replace("_", " "), decimals(value), *interval)
+            cell = [interval(intervals[term])] if intervals else []
+            table.add_row(term.replace("_", " "), number(value), *cell)
         self._print(table)
 
     def _lengths(self, lengths: list[dict[str, Any]]) -> None:
@@ -172,21 +171,23 @@ class RunReport:
             table.add_column(column, justify="right")
         for at in lengths:
             measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
-            table.add_row(str(at["seq_len"]), *map(decimals, measured))
+            table.add_row(str(at["seq_len"]), *map(number, measured))
         self._print(table)
 
-    def _verdict(self, verdict: dict[str, Any]) -> None:
-        self._print(f"verdict: {verdict['cause']}", verdict["text"])
-        if not verdict["remedies"]:
-            return
-        table = Table(box=SIMPLE_HEAD, title="what would help", title_justify="left")
-        table.add_column("change", no_wrap=True)
-        table.add_column("lowest loss", justify="right")
-        table.add_column("")
-        for remedy in verdict["remedies"]:
-            kind = "" if remedy["kind"] == "exact" else f"({remedy['kind'].replace('_', ' ')}) "
-            table.add_row(remedy["change"], decimals(remedy["reachable_loss"]), f"{kind}{remedy['proviso'] or ''}")
-        self._print(table)
+
+def verdict_parts(verdict: dict[str, Any]) -> list[Any]:
+    """A verdict in two lines, and a table of what would help."""
+    parts: list[Any] = [f"verdict: {verdict['cause']}", verdict["text"]]
+    if not verdict["remedies"]:
+        return parts
+    table = Table(box=SIMPLE_HEAD, title="what would help", title_justify="left")
+    table.add_column("change", no_wrap=True)
+    table.add_column("lowest loss", justify="right")
+    table.add_column("")
+    for remedy in verdict["remedies"]:
+        kind = "" if remedy["kind"] == "exact" else f"({remedy['kind'].replace('_', ' ')}) "
+        table.add_row(remedy["change"], number(remedy["reachable_loss"]), f"{kind}{remedy['proviso'] or ''}")
+    return [*parts, table]
 
 
 def _shown_steps(seq_len: int) -> list[int | None]:

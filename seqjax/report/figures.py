@@ -73,26 +73,26 @@ def _saved(figure: Figure, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(height: float, title: str, note: str = "") -> Figure:
+def titled_figure(height: float, title: str, note: str = "") -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     figure.suptitle(title, x=0.5, y=1 - 0.14 / height, va="top")
     figure.text(0.99, 0.08 / height, note, ha="right", va="bottom", size=9, color=GREY)
     return figure
 
 
-def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes whose place is given in inches."""
     w, h = figure.get_size_inches()
     return figure.add_axes((left / w, bottom / h, width / w, height / h))
 
 
-def _legend_below(figure: Figure, handles: dict[str, Any]) -> None:
+def legend_below(figure: Figure, handles: dict[str, Any], columns: int = 10) -> None:
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="lower center",
         bbox_to_anchor=(0.5, 0.22 / figure.get_figheight()),
-        ncols=len(handles),
+        ncols=min(len(handles), columns),
         columnspacing=1.5,
         frameon=False,
         handler_map={tuple: HandlerTuple(ndivide=1)},
@@ -138,14 +138,14 @@ def _dependence(values: dict[str, Any]) -> Figure:
         title = f"Every {word}output sees all that its label needs"
     limit = values.get("label_dependence_detection_limit")
     note = f"needs were sampled: one rarer than 1 in {1 / limit:,.0f} would be missed" if limit else ""
-    figure = _figure(4.8, title, note)
+    figure = titled_figure(4.8, title, note)
     for left, key, subject, verb in (
         (0.85, "label_dependence", "label", "needs"),
         (4.85, "receptive_field", "output", "sees"),
     ):
-        axes = axes_at(figure, left, 1.1, 2.9, 2.9)
-        _matrix(axes, np.array(values[key], bool), missing, scored)
-        axes.set(xlabel="input of step s", ylabel=f"{subject} of step t", title=f"what each {subject} {verb}")
+        ax = axes(figure, left, 1.1, 2.9, 2.9)
+        _matrix(ax, np.array(values[key], bool), missing, scored)
+        ax.set(xlabel="input of step s", ylabel=f"{subject} of step t", title=f"what each {subject} {verb}")
     handles: dict[str, Any] = {"yes": Patch(fc=BLUE, ec=GREY), "no": Patch(fc="white", ec=GREY)}
     if blind and len(missing) <= MAX_CROSSES:
         cross = Line2D([], [], ls="", marker="x", color=INK, ms=7, mew=2)
@@ -154,7 +154,7 @@ def _dependence(values: dict[str, Any]) -> Figure:
         handles["needed, but not seen"] = Patch(fc=ORANGE, ec=INK, hatch="////", lw=0)
     if not scored.all():
         handles |= {"yes, not scored": Patch(fc=PALE, ec=GREY), "no, not scored": Patch(fc=FAINT, ec=GREY)}
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     return figure
 
 
@@ -183,13 +183,18 @@ def _matrix(axes: Axes, cells: np.ndarray, missing: np.ndarray, scored: np.ndarr
         t, s = np.nonzero(missing)
         size = 72 * 2.9 / num_steps  # of a cell, in points
         axes.plot(s, t, "x", color=INK, ms=min(0.5 * size, 24), mew=min(0.08 * size, 3), gid="missing")
-    if num_steps <= MAX_BORDERS:
-        borders = np.arange(num_steps + 1) - 0.5
-        axes.hlines(borders, low, high, color=PALE, lw=0.8)
-        axes.vlines(borders, low, high, color=PALE, lw=0.8)
+    frame(axes, num_steps, num_steps)
+
+
+def frame(axes: Axes, rows: int, columns: int) -> None:
+    """Borders of a matrix's cells, where there is room for them, and a tick at every so many steps."""
+    right, down = columns - 0.5, rows - 0.5
+    if columns <= MAX_BORDERS:
+        axes.hlines(np.arange(rows + 1) - 0.5, -0.5, right, color=PALE, lw=0.8)
+        axes.vlines(np.arange(columns + 1) - 0.5, -0.5, down, color=PALE, lw=0.8)
     axes.spines[:].set(visible=True, color=GREY)
-    ticks = range(0, num_steps, next((n for n in (1, 2, 4, 8, 10, 20, 50, 100) if 9 * n >= num_steps), num_steps))
-    axes.set(xticks=ticks, yticks=ticks, xlim=(low, high), ylim=(high, low))
+    every = next((n for n in (1, 2, 4, 8, 10, 20, 50, 100) if 9 * n >= columns), columns)
+    axes.set(xticks=range(0, columns, every), yticks=range(0, rows, every), xlim=(-0.5, right), ylim=(down, -0.5))
 
 
 class _Floor(NamedTuple):
@@ -217,23 +222,23 @@ def _curves(values: dict[str, Any]) -> Figure:
     notes = [f"forecast estimated, standard error {number(error)}"] if error else []
     if log and (np.append(train, val) <= 0).any():
         notes.append("losses of 0 have no place on a log scale")
-    figure = _figure(4.4, title if np.isfinite(val[-1]) else "Loss per epoch", "; ".join(notes))
-    axes = axes_at(figure, 0.85, 0.75, 4.85, 2.9)
-    axes.set(xlabel="epoch", ylabel="loss (nats per step)", yscale="log" if log else "linear", ylim=(low, high))
+    figure = titled_figure(4.4, title if np.isfinite(val[-1]) else "Loss per epoch", "; ".join(notes))
+    ax = axes(figure, 0.85, 0.75, 4.85, 2.9)
+    ax.set(xlabel="epoch", ylabel="loss (nats per step)", yscale="log" if log else "linear", ylim=(low, high))
     pad = 0.02 * (epochs[-1] - epochs[0]) or 0.5
-    axes.set_xlim(epochs[0] - pad, epochs[-1] + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    ax.set_xlim(epochs[0] - pad, epochs[-1] + pad)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
     train, val = (np.where(losses > 0, losses, np.nan) if log else losses for losses in (train, val))
     markers = ("s", "o") if len(epochs) <= 20 else ("", "")
     # Training is the broader line, so that it shows under validation where they coincide.
-    axes.plot(epochs, train, marker=markers[0], color=SKY, lw=3.4, ms=8, label="training (mean of the epoch)")
-    axes.plot(epochs, val, marker=markers[1], color=BLUE, lw=1.6, ms=5, label="validation")
+    ax.plot(epochs, train, marker=markers[0], color=SKY, lw=3.4, ms=8, label="training (mean of the epoch)")
+    ax.plot(epochs, val, marker=markers[1], color=BLUE, lw=1.6, ms=5, label="validation")
     if len(band):
         lower, upper = np.maximum(band, low).T
-        axes.fill_between(epochs, lower, upper, color=BLUE, alpha=0.25, lw=0, label="95 % interval")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
-    _draw_floors(axes, floors)
+        ax.fill_between(epochs, lower, upper, color=BLUE, alpha=0.25, lw=0, label="95 % interval")
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
+    _draw_floors(ax, floors)
     return figure
 
 
@@ -279,14 +284,20 @@ def _draw_floors(axes: Axes, floors: list[_Floor]) -> None:
     for floor, shown, height, place in zip(floors, inside, heights, places, strict=True):
         if shown:
             axes.axhline(floor.loss, color=floor.colour, ls=floor.dashes, lw=1.8, zorder=1.5)
-            leader = Line2D((1, 1.03, 1.05), (height, place, place), color=floor.colour, lw=1)
-            leader.set(transform=axes.transAxes, clip_on=False)
-            axes.add_line(leader)
         lines = [f"{floor.label} {number(floor.loss)}", floor.note + ("" if shown else ", below this axis")]
         if floor.label.count("=") == 2:  # too long for one line
             lines = [floor.label, f"{number(floor.loss)}, {lines[1]}"]
-        axes.text(1.06, place, lines[0], transform=axes.transAxes, va="bottom", color=INK)
-        axes.text(1.06, place - 0.01, lines[1], transform=axes.transAxes, va="top", size=9, color=GREY)
+        side_label(axes, height if shown else None, place, floor.colour, lines)
+
+
+def side_label(axes: Axes, height: float | None, place: float, colour: str, lines: Sequence[str]) -> None:
+    """Two lines of text right of the axes at a `place`; a leader from what is drawn at a `height`, where it is."""
+    if height is not None:
+        leader = Line2D((1, 1.03, 1.05), (height, place, place), color=colour, lw=1)
+        leader.set(transform=axes.transAxes, clip_on=False)
+        axes.add_line(leader)
+    axes.text(1.06, place, lines[0], transform=axes.transAxes, va="bottom", color=INK)
+    axes.text(1.06, place - 0.01, lines[1], transform=axes.transAxes, va="top", size=9, color=GREY)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -314,40 +325,38 @@ def _budget(values: dict[str, Any]) -> Figure:
         title += "; the training set was memorised"
     elif total > 1e-9:
         title += f"; the largest part: {names[largest]}".replace("\n", " ")
-    figure = _figure(4.9, title)
-    axes = axes_at(figure, 1.75, 1.2, 5.1, 3.0)
+    figure = titled_figure(4.9, title)
+    ax = axes(figure, 1.75, 1.2, 5.1, 3.0)
 
     for row, ((name, value), start) in enumerate(zip(budget.items(), ends, strict=False)):
         measured = name in ("optimisation", "generalisation")
         colour = PALE if name == "label_noise" else ORANGE if measured else BLUE
         hatch = "////" if value < -1e-9 else None
-        axes.barh(row, value, left=start, height=0.62, color=colour, ec=INK, lw=0.8, hatch=hatch)
-        axes.plot([start + value] * 2, (row - 0.31, row + 1.31), color=INK, lw=0.8)
-    axes.barh(len(budget), total, height=0.62, color=INK, ec=INK, lw=0.8)
+        ax.barh(row, value, left=start, height=0.62, color=colour, ec=INK, lw=0.8, hatch=hatch)
+        ax.plot([start + value] * 2, (row - 0.31, row + 1.31), color=INK, lw=0.8)
+    ax.barh(len(budget), total, height=0.62, color=INK, ec=INK, lw=0.8)
     signed = [f"{'+' if value > 1e-9 else ''}{number(value)}" for value in budget.values()]
-    column = {"x": 1.16, "ha": "right", "va": "center_baseline", "transform": axes.get_yaxis_transform()}
+    column = {"x": 1.16, "ha": "right", "va": "center_baseline", "transform": ax.get_yaxis_transform()}
     for row, text in enumerate(signed):
-        axes.text(y=row, s=text, **column)
-    axes.text(y=len(budget), s=number(total), weight="bold", **column)
+        ax.text(y=row, s=text, **column)
+    ax.text(y=len(budget), s=number(total), weight="bold", **column)
 
     low, high = min(ends), max([*ends, prior or 0.0]) or 1.0
     if prior is not None:
-        axes.axvline(prior, color=GREY, ls=":", lw=2.2)
+        ax.axvline(prior, color=GREY, ls=":", lw=2.2)
         side = "right" if prior - low > (high - low) / 2 else "left"
         label = f"prior (guessing) {number(prior)}"
-        axes.text(prior, 1.01, label, ha=side, va="bottom", transform=axes.get_xaxis_transform())
+        ax.text(prior, 1.01, label, ha=side, va="bottom", transform=ax.get_xaxis_transform())
     pad = 0.03 * (high - low)
-    axes.set(
-        xlim=(low - pad * (low < 0), high + pad), ylim=(len(budget) + 0.6, -0.6), xlabel="loss (nats per step)"
-    )
-    axes.set_yticks(range(len(budget) + 1), [*(names[name] for name in budget), "validation loss"])
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
+    ax.set(xlim=(low - pad * (low < 0), high + pad), ylim=(len(budget) + 0.6, -0.6), xlabel="loss (nats per step)")
+    ax.set_yticks(range(len(budget) + 1), [*(names[name] for name in budget), "validation loss"])
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=7))
     handles = {"cannot be avoided": PALE, "known before training": BLUE, "found by training": ORANGE}
     handles = {text: Patch(fc=colour, ec=INK) for text, colour in handles.items()}
     if min(budget.values()) < -1e-9:
         handles["negative"] = Patch(fc="white", ec=INK, hatch="////")
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     return figure
 
 
@@ -357,21 +366,21 @@ def _lengths(values: dict[str, Any]) -> Figure:
     own = {"seq_len": trained, "forecast": values["forecast"], **final}
     points = sorted([own, *values["lengths"]], key=lambda point: point["seq_len"])
     lengths = [point["seq_len"] for point in points]
-    figure = _figure(4.2, f"Trained on {trained} step{'s' if trained > 1 else ''}, tried on other lengths")
-    axes = axes_at(figure, 0.9, 1.15, 6.7, 2.4)
+    figure = titled_figure(4.2, f"Trained on {trained} step{'s' if trained > 1 else ''}, tried on other lengths")
+    ax = axes(figure, 0.9, 1.15, 6.7, 2.4)
     errors = [2 * (point["val_loss_se"] or 0.0) for point in points]
     losses = [point["val_loss"] for point in points]
-    outcome = axes.errorbar(lengths, losses, errors, color=BLUE, marker="o", capsize=3)
+    outcome = ax.errorbar(lengths, losses, errors, color=BLUE, marker="o", capsize=3)
     floor = [np.nan if (of := point["forecast"].get("family_loss")) is None else of for point in points]
-    reach = axes.plot(lengths, floor, color=VERMILION, linestyle="--", marker="_", markersize=12)[0]
-    mark = axes.axvline(trained, color=GREY, linestyle=":")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [str(length) for length in lengths])
-    axes.minorticks_off()
-    axes.set_ylim(bottom=min(0.0, *losses))
-    axes.set_xlabel("steps per sequence")
-    axes.set_ylabel("loss (nats per step)")
-    _legend_below(
+    reach = ax.plot(lengths, floor, color=VERMILION, linestyle="--", marker="_", markersize=12)[0]
+    mark = ax.axvline(trained, color=GREY, linestyle=":")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(lengths, [str(length) for length in lengths])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=min(0.0, *losses))
+    ax.set_xlabel("steps per sequence")
+    ax.set_ylabel("loss (nats per step)")
+    legend_below(
         figure,
         {"this model (± 2 standard errors)": outcome, "reachable at that length": reach, "trained here": mark},
     )

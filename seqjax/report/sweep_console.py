@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seqjax.report.console import decimals
+from seqjax.report.console import number
 
 COLUMNS = ("forecast", "val loss", "val accuracy", "seconds", "verdict")
 LEFT_OUT_FIRST = ("val accuracy", "seconds")  # where the terminal is narrow
@@ -101,14 +101,14 @@ def _row(record: Record) -> dict[str, str]:
     row = {name: setting_text(value) for name, value in record["settings"].items()}
     if (forecast := record.get("forecast", {})).get("kind"):
         error = forecast["standard_error"]
-        row["forecast"] = ("≥ " if forecast["kind"] == "lower_bound" else "") + decimals(forecast["family_loss"])
-        row["forecast"] += f" ± {decimals(1.96 * error)}" if error else ""
+        row["forecast"] = ("≥ " if forecast["kind"] == "lower_bound" else "") + number(forecast["family_loss"])
+        row["forecast"] += f" ± {number(1.96 * error)}" if error else ""
     if "final" in record:
-        row["val loss"] = decimals(record["final"]["val_loss"])
-        row["val accuracy"] = decimals(record["final"]["val_accuracy"])
+        row["val loss"] = number(record["final"]["val_loss"])
+        row["val accuracy"] = number(record["final"]["val_accuracy"])
     if record.get("ci95"):
         low, high = record["ci95"]["final"]["val_loss"]
-        row["val loss"] += f" ± {decimals((high - low) / 2)}"
+        row["val loss"] += f" ± {number((high - low) / 2)}"
     if "seconds" in record:
         row["seconds"] = f"{record['seconds']:.1f}"
     if "epoch" in record:

@@ -16,20 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from seqjax.report.figures import (
-    BLUE,
-    DPI,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    SKY,
-    STYLE,
-    VERMILION,
-    WIDTH,
-    axes_at,
-    number,
-)
+from seqjax.report.figures import BLUE, DPI, GREEN, GREY, INK, ORANGE, SKY, STYLE, VERMILION, WIDTH, axes, number
 from seqjax.report.sweep_console import setting_text
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", SKY, INK)  # Okabe and Ito's, as in `figures`
@@ -186,18 +173,18 @@ def _sweep(cells: list[Cell], note: str) -> Figure:
     handles = {series.name: _handle(series, "") for series in all_series}
     handles["outcome = forecast"] = Line2D([], [], color=GREY, lw=1.2)
     figure, bottom = _figure(4.4, title, note, handles)
-    axes = axes_at(figure, 0.95, bottom, 6.8, 4.4)
-    _loss_axis(axes, "x", cells, apart=0.075)
-    _loss_axis(axes, "y", cells, apart=0.045)
-    axes.axline((0, 0), (1, 1), color=GREY, lw=1.2, zorder=1)
+    ax = axes(figure, 0.95, bottom, 6.8, 4.4)
+    _loss_axis(ax, "x", cells, apart=0.075)
+    _loss_axis(ax, "y", cells, apart=0.045)
+    ax.axline((0, 0), (1, 1), color=GREY, lw=1.2, zorder=1)
     for series in all_series:
         aside = ScaledTranslation(series.shift / 72, 0, figure.dpi_scale_trans)
         for learnable in (True, False):
             mine = [cell for cell in series.cells if (cell["forecast"]["family_loss"] < ZERO) == learnable]
             forecasts = [cell["forecast"]["family_loss"] for cell in mine]
             errors = [1.96 * cell["forecast"]["standard_error"] for cell in mine]
-            _points(axes, series, mine, forecasts, errors, axes.transData + aside if learnable else axes.transData)
-    axes.set(xlabel="forecast: family loss (nats per step)", ylabel="outcome: validation loss (nats per step)")
+            _points(ax, series, mine, forecasts, errors, ax.transData + aside if learnable else ax.transData)
+    ax.set(xlabel="forecast: family loss (nats per step)", ylabel="outcome: validation loss (nats per step)")
     return figure
 
 
@@ -214,22 +201,22 @@ def _loss_by_length(cells: list[Cell], note: str) -> Figure:
     for n, rule in enumerate(rules):
         row, column = divmod(n, columns)
         left, low = 0.9 + panel_width * column, bottom + panel_height * (rows - 1 - row)
-        axes = axes_at(figure, left, low, panel_width - 0.2, panel_height - 0.8)
-        _loss_axis(axes, "y", cells, apart=0.08)
-        _length_axis(axes, lengths)
-        axes.set(title=f"labels: {rule}", xlabel="steps per sequence (seq_len)")
+        ax = axes(figure, left, low, panel_width - 0.2, panel_height - 0.8)
+        _loss_axis(ax, "y", cells, apart=0.08)
+        _length_axis(ax, lengths)
+        ax.set(title=f"labels: {rule}", xlabel="steps per sequence (seq_len)")
         if column:
-            axes.tick_params(labelleft=False)
+            ax.tick_params(labelleft=False)
         else:
-            axes.set_ylabel("loss (nats per step)")
+            ax.set_ylabel("loss (nats per step)")
         for series in all_series:
             mine = [cell for cell in series.cells if cell["config"]["labels"] == rule]
             at = {cell["config"]["seq_len"]: cell for cell in mine}
             outcome = [at[n]["final"]["val_loss"] if n in at else np.nan for n in lengths]
             forecast = [at[n]["forecast"]["family_loss"] if n in at else np.nan for n in lengths]
-            axes.plot(lengths, outcome, color=series.colour, lw=1.2)
-            axes.plot(lengths, forecast, color=series.colour, lw=1.8, ls=series.dashes)
-            _points(axes, series, mine, [cell["config"]["seq_len"] for cell in mine], None, axes.transData)
+            ax.plot(lengths, outcome, color=series.colour, lw=1.2)
+            ax.plot(lengths, forecast, color=series.colour, lw=1.8, ls=series.dashes)
+            _points(ax, series, mine, [cell["config"]["seq_len"] for cell in mine], None, ax.transData)
     return figure
 
 
