@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["seqjax", "experiments", "seqjax.report", "experiments.presets"],  # these import nothing of the kit
     ["seqjax.config", "seqjax.batch", "seqjax.receptive_field", "seqjax.checkpoints", "seqjax.report.figures"],
-    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays"],
+    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts"],
     ["seqjax.bayes"],
     ["seqjax.forecast"],
