@@ -14,8 +14,10 @@ from typing import Any
 from absl import flags
 
 from experiments.presets import PRESETS
+from seqjax.arrays import INPUTS, LABELS_PER
 from seqjax.config import READOUTS, VARY, Config, ConfigError, unknown_name
 from seqjax.models import ACTIVATIONS, MODELS
+from seqjax.observed import RUNGS
 from seqjax.tasks import LABEL_RULES
 from seqjax.training import OPTIMIZERS, SCHEDULES
 
@@ -100,6 +102,36 @@ RUN = {
         ("process_id", int, "Number of this process, from 0, where no cluster is detected."),
         ("compilation_cache", bool, "Keep compiled programs for the next run."),
         ("cache_dir", str, "Folder for compiled programs. Default: seqjax in the user's cache folder."),
+    ],
+}
+DIAGNOSE = {
+    "The arrays": [
+        ("data", str, "A .npz file with x and y, and if wanted mask, x_val, y_val and mask_val."),
+        ("x", str, "A .npy file with inputs [N, T, F], tokens [N, T], or [N, F] for one step; larger than memory "
+                   "will do."),
+        ("y", str, "A .npy file with labels: whole numbers [N, T] (negative: not scored), one-hot [N, T, C], or "
+                   "[N] for one label per sequence."),
+        ("mask", str, "A .npy file [N, T], 1 where a step is no padding."),
+        ("x_val", str, "The same for validation. Default: none; the analysis holds out parts of its own."),
+        ("y_val", str, "Labels of validation."),
+        ("mask_val", str, "Mask of validation."),
+        ("inputs", str, f"What whole numbers x [N, T] are, where that is not clear: {' or '.join(INPUTS)}."),
+        ("labels_per", str, f"What a label belongs to, where that is not clear: {' or '.join(LABELS_PER)}."),
+        ("batch_first", bool, "Arrays are [N, T, ...]; --nobatch_first reads [T, N, ...]."),
+    ],
+    "What is known of the training": [
+        ("observed_loss", float, "The training loss that your log shows, in nats per step."),
+        ("observed_val_loss", float, "The validation loss that your log shows, in nats per step."),
+        ("sees", str, f"What an output of your model sees: {', '.join(RUNGS)}."),
+        ("linear", bool, "Your model is linear in what it sees."),
+        ("history", str, "A file with the curve: Keras' History.history as JSON, Hugging Face's "
+                         "trainer_state.json, JSON Lines, CSV, or one loss per line."),
+        ("column", str, "Which column of the history is the training loss, where it is not recognised."),
+        ("seed", int, "Seed of what is random in the analysis."),
+    ],
+    "The run": [
+        row for row in RUN["The run"]
+        if row[0] in ("workdir", "overwrite", "json", "compilation_cache", "cache_dir")
     ],
 }
 TABLE = [
@@ -254,6 +286,17 @@ def table_flags(argv: list[str]) -> tuple[list[Config], dict[str, Any]]:
         rows = [given | {"labels": labels, "seq_len": seq_len} for seq_len in given["seq_len"]]
         configs += [Config(**row, num_samples=2, val_fraction=0.5) for row in rows]  # none are drawn
     return configs, flags
+
+
+def diagnose_flags(argv: list[str]) -> tuple[dict[str, Any], RunFlags]:
+    """The flags of `experiments.diagnose`: those of arrays and training that were given, and how to run.
+
+    Raises as `main_flags` does.
+    """
+    given = parse(argv, DIAGNOSE, {"batch_first": True, "linear": False, "seed": 0} | RUN_DEFAULTS)
+    flags = _run_flags(given)
+    names = {name for section, rows in DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
+    return {name: value for name, value in given.items() if name in names}, flags
 
 
 def resumed_grid(flags: RunFlags, given: dict[str, list[Any]]) -> dict[str, list[Any]]:

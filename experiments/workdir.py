@@ -27,6 +27,8 @@ FILES = (
     "curves.png",
     "budget.png",
     "lengths.png",
+    "ladder.png",
+    "learning_curves.png",
     "sweep.jsonl",
     "sweep.png",
     "loss_by_length.png",

@@ -1,0 +1,71 @@
+"""Your own arrays: what the labels need, what loss each class of model can reach, and what is odd about them.
+
+python -m experiments.diagnose --data=train.npz --observed_loss=0.6053
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from experiments import command, workdir
+from experiments.flags import RunFlags, diagnose_flags
+from seqjax import data_diagnosis
+from seqjax.arrays import KEYS, load
+from seqjax.report import diagnosis_console
+
+ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
+
+
+def main(argv: list[str]) -> None:
+    """Diagnose the arrays that the flags name; see `command` for how it ends."""
+    given, flags = diagnose_flags(argv)
+    cache = command.cache_folder(flags)
+    started = time.perf_counter()
+    arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
+    seconds = time.perf_counter() - started
+    folder = workdir.open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
+    command.use_compilation_cache(cache)
+    known = {name: value for name, value in given.items() if name not in ARRAYS}
+    with progress() as watch:
+        values = data_diagnosis.diagnose(arrays, **known, watch=watch)
+    values["environment"]["seconds"]["load"] += seconds
+    values = {"config": {"command": "diagnose", **given}, **values}
+    folder.clear()  # last of all: bad input loses nothing
+    diagnosis_console.show(values, file=sys.stderr if flags.json else sys.stdout)
+    write(folder, flags, values)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Any]:
+    """A line on stderr that says what is being done; nothing where stderr is no terminal."""
+    console = Console(file=sys.stderr)
+    with console.status("looking at the arrays") as status:
+
+        def watch(what: str, value: Any) -> None:
+            status.update({"notes": "training probes", "ladder": "swapping steps"}.get(what, what))
+
+        yield watch
+
+
+def write(folder: workdir.Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
+    """Figures, and `result.json` last."""
+    from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
+
+    workdir.write_json(folder / "config.json", values["config"])
+    for name, figure in diagnosis_figures.draw(values).items():
+        workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    workdir.write_json(folder / "result.json", values)
+    if flags.json:
+        json.dump(values, sys.stdout, indent=1, allow_nan=False)
+        print()
+    else:
+        print(folder / "result.json")
+
+
+if __name__ == "__main__":
+    command.run_command(main, __doc__)

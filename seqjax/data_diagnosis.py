@@ -1,0 +1,388 @@
+"""What is wrong with somebody's arrays, and what the loss in their log means: arrays in, a plain dict out.
+
+Imports `arrays`, `data_facts`, `ladder`, `step_swaps`, `observed`, `curves`,
+`diagnosis` and `experiment`.  The dict has the keys of a
+diagnosis in `result.json`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax import alignment, data_facts, observed, step_swaps
+from seqjax import curves as logs
+from seqjax import ladder as ladders
+from seqjax.arrays import Arrays, Note
+from seqjax.config import ConfigError
+from seqjax.diagnosis import SIGMAS, WORTH_IT, nats
+from seqjax.experiment import environment
+from seqjax.ladder import RUNGS, Ladder, Rung
+from seqjax.results import plain
+
+Watch = Callable[[str, Any], None]
+
+RUNG_WORDS = {
+    "nothing": "nothing",
+    "position": "position",
+    "own_step": "own step",
+    "own_step_and_position": "own step and position",
+    "past": "own and earlier steps",
+    "future": "own and later steps",
+    "all": "all steps",
+}
+
+
+class Finding(NamedTuple):
+    """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise."""
+
+    cause: str
+    value: float
+    ci95: tuple[float, float]
+    evidence: str
+    remedy: str
+
+
+# A note that is a cause: its name, the cause, and what to do.  The most specific comes first, as in `findings`.
+CAUSES = {
+    "axes_swapped": ("axes_swapped", "Give --batch_first=false, or x.swapaxes(0, 1)."),
+    "bad_values": ("bad_values", "Find where they come from; these sequences were left out."),
+    "label_in_inputs": ("label_in_inputs", "Drop that feature, unless it is known when the label is wanted."),
+    "duplicates_across_split": ("duplicates_across_split", "Split before sequences are copied, and by origin."),
+    "windows_overlap_labels": ("duplicates_across_split", "Split the series first, then cut it into windows."),
+    "unmasked_padding": ("unmasked_padding", "Give a mask (mask[N, T]), and leave padding out of the loss."),
+    "one_class_nearly_always": ("class_imbalance", "Judge by the loss beside the prior's, not by accuracy."),
+    "split_shift": ("split_shift", "Shuffle before the split, or draw validation as the model will be used."),
+    "validation_scale": ("split_shift", "Scale validation with the numbers of training."),
+}
+
+
+def diagnose(
+    arrays: Arrays,
+    *,
+    observed_loss: float | None = None,
+    observed_val_loss: float | None = None,
+    sees: str | None = None,
+    linear: bool | None = None,
+    history: str | Path | None = None,
+    column: str | None = None,
+    seed: int = 0,
+    watch: Watch = lambda what, value: None,
+) -> dict[str, Any]:
+    """The ladder of the arrays, which step needs which, and what that says of an observed loss or history.
+
+    observed_loss, observed_val_loss: nats per step, from the log of a training on these arrays.
+    sees: the rung on which the trained model stands, where known; linear: whether it is linear there.
+    history: a file that holds its curve; column: which one, where the file has several.
+    watch: called with "data", "rung" and the like and a plain value as they are known.
+
+    Raises ConfigError where the arrays are too few, or what was observed cannot be read.
+    """
+    if sees is not None and sees not in RUNGS:
+        raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
+    seconds, started = {}, time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal started
+        seconds[name] = time.perf_counter() - started
+        started = time.perf_counter()
+
+    curves = logs.read_history(history, column) if history is not None else None
+    notes = data_facts.facts(arrays)
+    lap("facts")
+    watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
+    sample = ladders.sample(arrays, arrays.train, seed)
+    if len(sample.labels) < ladders.MIN_SEQUENCES:
+        raise ConfigError(
+            f"{len(sample.labels)} sequences can be used: expected {ladders.MIN_SEQUENCES} or more, to learn from "
+            f"some and be judged on others"
+        )
+    lap("load")
+    climbed = ladders.climb(sample, arrays.num_classes)
+    lap("ladder")
+    watch("ladder", [_entry(rung) for rung in climbed.rungs])
+    swaps = step_swaps.dependence(climbed, arrays.num_classes)
+    lap("dependence")
+    values: dict[str, Any] = {"data": arrays.to_dict(), "ladder": [_entry(rung) for rung in climbed.rungs]}
+    values["data"]["labels_per"] = arrays.labels_per
+    values["data"]["analysed"] = len(sample.labels)
+    values["sufficient_rung"], values["sufficient_family"] = climbed.sufficient
+    values["sentence"] = sentence(climbed)
+    values |= _dependence(swaps)
+    readings: dict[str, Any] = {"observed": None, "history": None}
+    if curves is not None:
+        readings["history"] = _history(curves, climbed, values["ladder"])
+        if observed_loss is None and observed_val_loss is None:
+            observed_loss, observed_val_loss = (_last(curves, name) for name in ("train", "val"))
+    if observed_loss is not None or observed_val_loss is not None:
+        readings["observed"] = observed.read_loss(
+            values["ladder"], arrays.num_classes, observed_loss, observed_val_loss, sees=sees, linear=linear
+        )
+    values |= readings
+    every = (*arrays.notes, *notes)
+    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear)
+    lap("findings")
+    causes = {cause.note for cause in every if cause.note in CAUSES}
+    values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
+    values["findings"] = [finding._asdict() for finding in found]
+    values["verdict"] = verdict(values, climbed, found)
+    values["environment"] = environment(seconds)
+    return plain(values)
+
+
+def _entry(rung: Rung) -> dict[str, Any]:
+    return rung._asdict()
+
+
+def _dependence(swaps: step_swaps.Dependence | None) -> dict[str, Any]:
+    if swaps is None:
+        return {"label_dependence": None, "dependence_rise": None}
+    known = [[None if np.isnan(cell) else bool(cell) for cell in row] for row in swaps.matrix]
+    ends = np.stack([swaps.rise - swaps.z * swaps.error, swaps.rise + swaps.z * swaps.error], -1)
+    return {"label_dependence": known, "dependence_rise": {"loss": swaps.rise, "ci95": ends}}
+
+
+def _history(curves: dict[str, list[float]], climbed: Ladder, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    prior = climbed.rungs[0].loss
+    return logs.read_curve(curves.get("train"), curves.get("val"), prior, entries)
+
+
+def _last(curves: dict[str, list[float]], name: str) -> float | None:
+    return curves[name][-1] if curves.get(name) else None
+
+
+# --- Words -------------------------------------------------------------------------------------------------------
+
+
+def sentence(climbed: Ladder) -> str:
+    """Which class of model suffices, and what the others lack."""
+    loss = {(r.rung, r.family): r.loss for r in climbed.rungs}
+    rung, family = climbed.sufficient
+    best = {name: loss.get((name, "nonlinear"), loss.get((name, None))) for name in RUNGS}
+    told = [
+        (RUNG_WORDS[name], best[name]) for name in ("own_step", "past", "future", "all") if best[name] is not None
+    ]
+    losses = ", ".join(f"{words} {value:.3f}" for words, value in told if value is not None)
+    if rung == "cannot_tell":
+        return (
+            f"Cannot tell what the labels need: {_why_not(climbed)} Guessing {best['nothing']:.3f}, {losses} nats."
+        )
+    needs = {
+        "nothing": "No input tells anything about the labels",
+        "position": "The position alone tells what can be told",
+        "own_step": "The labels need their own step alone",
+        "own_step_and_position": "The labels need their own step, and to know which step it is",
+        "past": "The labels need earlier steps, and no later ones",
+        "future": "The labels need later steps, and no earlier ones",
+        "all": "The labels need earlier and later steps",
+    }[rung]
+    how = "; a linear function of them will do" if family == "linear" else ""
+    return f"{needs}{how}: guessing {best['nothing']:.3f}, {losses} nats."
+
+
+def _why_not(climbed: Ladder) -> str:
+    if ladders.unexplained(climbed) > ladders.UNEXPLAINED:
+        where = "at some steps " if ladders.unexplained(climbed) < 0.95 else ""
+        return (
+            f"{where}no probe does better than to know the position, so the labels there are noise, or depend on "
+            f"the inputs in a way that is hard to learn, as a parity of many steps is."
+        )
+    return "with more sequences a model that sees more may still do better."
+
+
+# --- Findings ----------------------------------------------------------------------------------------------------
+
+
+def findings(
+    arrays: Arrays,
+    notes: tuple[Note, ...],
+    climbed: Ladder,
+    swaps: step_swaps.Dependence | None,
+    read: dict[str, Any] | None,
+    sees: str | None,
+    linear: bool | None,
+) -> list[Finding]:
+    """All that is wrong, the most specific first: what explains the others stands before them."""
+    found = []
+    for name, (cause, remedy) in CAUSES.items():
+        for note in notes:
+            if note.note == name:
+                found.append(Finding(cause, note.value, (note.value, note.value), note.where, remedy))
+    found += _unrelated(arrays, climbed)
+    found += _repeated(notes, climbed, swaps)
+    found += _shifted(climbed, swaps)
+    on = (sees, "linear" if linear else "nonlinear") if sees else None
+    if on is None and read is not None and read["reading"] == "on_rung":
+        on = (read["rung"], read["family"])
+    if on is not None:
+        found += account(climbed, on)
+    if read is not None:
+        found += _training(climbed, read, on)
+    return found
+
+
+def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | None]) -> tuple[float, float]:
+    """By how many nats per step one rung beats another, and its standard error, paired by sequence."""
+    a, b = (climbed.losses.get(key) for key in (less, more))
+    if a is None or b is None:
+        return 0.0, 0.0
+    return float((a - b).sum() / climbed.counts.sum()), float(
+        ladders.ratio_draws((a - b)[None], climbed.counts).std()
+    )
+
+
+def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
+    """What a model on this rung lacks, as a sum of avoidable terms, the largest first."""
+    rung, family = on
+    known = {"own_step": "own_step_and_position", "nothing": "position"}.get(rung, rung)
+    top = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else (rung, "nonlinear")
+    own = (rung, "nonlinear" if family else None)
+    at = (known, "nonlinear" if known in ladders.LOOKING else None)
+    at = at if at in climbed.losses else own
+    terms = [
+        ("unseen_steps", at, top, "Steps that the outputs do not see", "A model that sees {}."),
+        ("unknown_position", own, at, "Not knowing the position", "Give the model its position as an input."),
+        ("model_family", on, own, "A linear function of what is seen", "Give the model an activation, and width."),
+    ]
+    found = []
+    for cause, less, more, what, remedy in terms:
+        size, error = gain(climbed, less, more)
+        if less != more and size > max(WORTH_IT, SIGMAS * error):
+            needed = RUNG_WORDS.get(climbed.sufficient[0], "all steps")
+            after = float(climbed.losses[more].sum() / climbed.counts.sum())
+            found.append(
+                Finding(
+                    cause,
+                    size,
+                    (size - 1.96 * error, size + 1.96 * error),
+                    f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
+                    f"{remedy.format(needed)} It can reach {nats(after)}.",
+                )
+            )
+    return sorted(found, key=lambda finding: -finding.value)
+
+
+def _training(climbed: Ladder, read: dict[str, Any], on: tuple[str, str | None] | None) -> list[Finding]:
+    """What the training of an observed loss lacks, where the rung of its model is known."""
+    found = []
+    train, val = read["loss"], read["val_loss"]
+    if train is not None and val is not None and val - train > WORTH_IT and read["reading"] == "memorising":
+        found.append(
+            Finding(
+                "generalisation",
+                val - train,
+                (val - train, val - train),
+                f"Validation lies {nats(val - train)} nats above training: {read['text']}",
+                "More sequences, fewer parameters, or stop earlier.",
+            )
+        )
+    reached = val if val is not None else train
+    rung = next((r for r in climbed.rungs if on is not None and (r.rung, r.family) == on), None)
+    if rung is not None and rung.loss is not None and rung.ci95 is not None and reached is not None and not found:
+        size = reached - rung.loss
+        if size > max(WORTH_IT, rung.ci95[1] - rung.loss):
+            found.append(
+                Finding(
+                    "optimisation",
+                    size,
+                    (reached - rung.ci95[1], reached - rung.ci95[0]),
+                    f"The loss {nats(reached)} lies {nats(size)} nats above what such a model reached here.",
+                    "Train longer, with another learning rate, or wider.",
+                )
+            )
+    if read["reading"] == "softmax_twice":
+        size = read["distance"] or 0.0
+        found.insert(
+            0,
+            Finding(
+                "softmax_twice",
+                size,
+                (read["ci95"] or (size, size))[:2],
+                read["text"],
+                "Give the loss logits, or tell it that it is given probabilities.",
+            ),
+        )
+    return found
+
+
+def _repeated(notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Dependence | None) -> list[Finding]:
+    """Every step carries the label of one of them."""
+    if swaps is None or not any(note.note == "labels_constant_in_sequence" for note in notes):
+        return []
+    needed = np.nan_to_num(swaps.matrix).sum(0) > 0
+    if needed.sum() != 1 or np.isnan(swaps.matrix).any():
+        return []
+    step, steps = int(needed.argmax()), len(needed)
+    size, error = gain(climbed, ("own_step", "nonlinear"), ("all", "nonlinear"))
+    if size < max(WORTH_IT, SIGMAS * error):
+        return []
+    which = {0: "first", steps - 1: "last"}.get(step, f"{step}th")
+    text = (
+        f"The labels are constant within each sequence, and predictable from the {which} step alone (step {step} "
+        f"of 0 to {steps - 1}): every step seems to carry the label of that one. A model that sees each step by "
+        f"itself lacks {nats(size)} nats per step for it."
+    )
+    remedy = (
+        "If each step has a label of its own, look for an assignment such as y[i, :] inside a loop over steps; if "
+        f"one label per sequence was meant, read it at the {which} step alone."
+    )
+    return [Finding("labels_repeat_one_step", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
+
+
+def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None) -> list[Finding]:
+    """Every label needs the step k further on, and no other."""
+    if swaps is None or len(swaps.matrix) < 3:
+        return []
+    steps = np.arange(len(swaps.matrix))
+    rows, columns = np.nonzero(np.nan_to_num(swaps.matrix))
+    if not len(rows):
+        return []
+    shift = int(columns[0] - rows[0])
+    inside = steps[(steps + shift >= 0) & (steps + shift < len(steps))]
+    if shift == 0 or len(inside) < 2 or set(zip(rows, columns, strict=True)) != {(t, t + shift) for t in inside}:
+        return []
+    size, error = gain(climbed, ("own_step_and_position", "nonlinear"), ("all", "nonlinear"))
+    where = f"{abs(shift)} step{'s' * (abs(shift) > 1)} {'later' if shift > 0 else 'earlier'}"
+    text = f"Every label needs the step {where} and no other: labels and inputs may be shifted by {shift:+d}."
+    cut = f"x[:, {shift}:] with y[:, :-{shift}]" if shift > 0 else f"x[:, :{shift}] with y[:, {-shift}:]"
+    remedy = f"If the label of each step itself was meant, pair {cut}; else use a model that sees that step."
+    return [Finding("labels_shifted", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
+
+
+def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
+    """No probe beats the prior: do the labels belong to other sequences?"""
+    best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
+    size, error = gain(climbed, ("nothing", None), best)
+    prior = climbed.rungs[0].loss or 0.0
+    settled = next(r.settled for r in climbed.rungs if (r.rung, r.family) == best)
+    if prior < 5 * WORTH_IT or not settled or size + 1.96 * error > WORTH_IT:
+        return []
+    text = f"No input tells anything about the labels: the best probe gains {nats(max(size, 0.0))} nats."
+    remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
+    if (shift := alignment.find_shift(arrays)) is not None:
+        where = f"{abs(shift.sequences)} {'later' if shift.sequences > 0 else 'earlier'}"
+        text += f" With the labels of the sequence {where} the loss would be {nats(shift.loss)} or less."
+        remedy = f"Align them: y = np.roll(y, {-shift.sequences}, 0), or mend what moved them apart."
+    return [Finding("labels_unrelated", prior - size, (prior - size - 1.96 * error, prior), text, remedy)]
+
+
+def verdict(values: dict[str, Any], climbed: Ladder, found: list[Finding]) -> dict[str, Any]:
+    """`verdict` of the result: the first finding, or what can be said without one."""
+    prior, best = climbed.rungs[0], climbed.rungs[-1] if climbed.rungs[-1].loss is not None else climbed.rungs[3]
+    remedies = [{"change": f.remedy, "reachable_loss": None, "kind": "estimate", "proviso": None} for f in found]
+    text = values["sentence"]
+    if found:
+        cause, text = found[0].cause, f"{found[0].evidence} {text}"
+    elif climbed.sufficient[0] == "cannot_tell":
+        cause = "cannot_tell"
+    elif best.settled and (best.loss or 0.0) > (prior.loss or 0.0) / 2:
+        cause = "label_noise"
+        text += " What is left is noise in the labels, or depends on what is not among the inputs."
+    else:
+        cause = "healthy"
+    for name in ("observed", "history"):
+        if values[name] is not None:
+            text += f" {values[name]['text']}"
+    return {"cause": cause, "text": text, "remedies": remedies}

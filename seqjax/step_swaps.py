@@ -1,0 +1,102 @@
+"""Which step needs which, from arrays alone.  Imports `probes` and `ladder`.
+
+The label dependence of a task can be read off its rule; of arrays it is estimated:
+the input of one step is swapped between sequences, and where the loss of a label
+rises, on sequences held out from the probe that predicts it, that label needs the
+step.  A probe that learnt nothing shows nothing.
+"""
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from seqjax.batch import Array
+from seqjax.devices import compiler_options
+from seqjax.ladder import ALPHA, WORTH_IT, Ladder
+from seqjax.probes import Sight
+
+SWAPPED_STEPS = 2**16  # steps evaluated for each swap
+AT_ONCE = 16  # swaps a call
+
+
+class Dependence(NamedTuple):
+    """matrix: `[T, T]`, 1 where label t needs step s, 0 where no rise was seen, nan where it cannot be told.
+
+    rise, error: `[T, T]`, nats by which the loss of label t rises when step s is swapped, and its standard error.
+    """
+
+    matrix: np.ndarray
+    rise: np.ndarray
+    error: np.ndarray
+    z: float
+
+
+def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
+    """The estimate from the best probe that sees all steps; None where there is no such probe (one step).
+
+    Many steps are swapped in blocks first, and step by step where a block matters.  `z` is the quantile that
+    leaves 95 % for all cells together (Bonferroni).
+    """
+    steps = ladder.data.labels.shape[1]
+    able = [(k, i) for k, f in ladder.fits.items() if k != "linear" for i, r in enumerate(f.rungs) if r == "all"]
+    if not able:
+        return None
+    kind, member = min(able, key=lambda at: float(np.asarray(ladder.fits[at[0]].fitted.curve)[0, at[1]].min()))
+    fit = ladder.fits[kind]
+    rows = ladder.held_out[: max(64, SWAPPED_STEPS // steps)]
+    data = jax.tree.map(lambda a: jnp.asarray(a[rows]), ladder.data)
+    params = fit.fitted.params[0, member]
+    sight = Sight(*(part[member] for part in fit.sights))
+
+    def losses(params: Array, x: Array) -> Array:
+        logits = fit.apply(params, x, sight)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+
+    def rises(params: Array, masks: Array) -> tuple[Array, Array]:
+        """Mean rise and its standard error `[K, T]` for each set of swapped steps, `masks [K, T]`."""
+        before = losses(params, data.inputs)
+        others = jnp.roll(data.inputs, 1, 0)  # the sequences stand in random order
+        count = jnp.maximum(data.mask.sum(0), 1)
+
+        def one(mask: Array) -> tuple[Array, Array]:
+            rise = jnp.where(data.mask, losses(params, jnp.where(mask[:, None], others, data.inputs)) - before, 0)
+            mean = rise.sum(0) / count
+            spread = jnp.where(data.mask, (rise - mean) ** 2, 0).sum(0)
+            return mean, jnp.sqrt(spread) / count
+
+        return jax.lax.map(one, masks)
+
+    program = (
+        jax.jit(rises).lower(params, jax.ShapeDtypeStruct((AT_ONCE, steps), bool)).compile(compiler_options())
+    )
+
+    def swapped(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        padded = np.zeros((-(-len(masks) // AT_ONCE) * AT_ONCE, steps), bool)
+        padded[: len(masks)] = masks
+        found = [jax.device_get(program(params, part)) for part in padded.reshape(-1, AT_ONCE, steps)]
+        mean, error = (
+            np.concatenate(parts)[: len(masks)].astype(np.float64) for parts in zip(*found, strict=True)
+        )
+        return mean, error
+
+    z = NormalDist().inv_cdf(1 - ALPHA / 2 / steps**2)
+    size = -(-steps // (2 * AT_ONCE))  # one step, up to 32
+    blocks = np.arange(steps) // size
+    rise, error = swapped(np.arange(blocks[-1] + 1)[:, None] == blocks)
+    matter = np.any(rise > z * error, axis=1)
+    rise, error = (a[blocks].T / size for a in (rise, error))  # [T, T]: a block's rise, shared out
+    if size > 1:
+        again = np.flatnonzero(matter[blocks])
+        if len(again):
+            found = swapped(again[:, None] == np.arange(steps))
+            rise[:, again], error[:, again] = found[0].T, found[1].T
+    matrix = (rise > np.maximum(z * error, 1e-6)).astype(float)
+    learnt = ladder.by_step["position", None] - ladder.by_step["all", "nonlinear"] > WORTH_IT
+    certain = ladder.by_step["position", None] < WORTH_IT  # the position says it all: no step is needed
+    matrix[certain & ~learnt] = 0
+    matrix[~learnt & ~certain] = np.nan
+    return Dependence(matrix, rise, error, z)
