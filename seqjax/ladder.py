@@ -414,11 +414,17 @@ def beats(ladder: Ladder, key: Key) -> list[Key]:
 def unexplained(ladder: Ladder) -> float:
     """The share of what the position leaves open that stands at steps where no probe learnt anything.
 
-    There the labels are noise, or depend on the inputs in a way that probes do not find, as a parity of many."""
+    There the labels depend on the inputs in a way that probes do not find, as a parity of many steps is; or they
+    are noise, which is to be believed where other steps, that were learnt, are left with nearly as much.
+    """
     best = ladder.by_step[KEYS[-1] if KEYS[-1] in ladder.by_step else KEYS[3]]
-    position = ladder.by_step["position", None]
+    position, left_open = (
+        ladder.by_step["position", None],
+        ladder.by_step["position", None] * ladder.data.mask.sum(0),
+    )
     stuck = (position - best < np.maximum(WORTH_IT, 0.02 * position)) & (position > 0.05)
-    left_open = position * ladder.data.mask.sum(0)
+    if stuck.any() and not stuck.all():
+        stuck &= best > 1.5 * np.median(best[~stuck]) + 0.05
     return float(left_open[stuck].sum() / max(left_open.sum(), 1e-9))
 
 
