@@ -21,7 +21,7 @@ from seqjax.forecast import MAX_STEPS, ForecastRefused, look_ahead_of
 
 # What a predictor may use, and the model whose best loss that is.
 COLUMNS: dict[str, dict[str, Any]] = {
-    "own step, position-blind": {"model": "dense", "activation": "relu"},
+    "own step, position unknown": {"model": "dense", "activation": "relu"},
     "the same, linear": {"model": "dense", "activation": "none"},
     "own step, position known": {"model": "dense", "activation": "relu", "step_position": True},
     "own and earlier steps": {"model": "gru"},
@@ -57,12 +57,14 @@ def main(argv: list[str]) -> None:
         json.dump(results.plain(rows), sys.stdout, indent=1, allow_nan=False)
         print()
         return
-    console = Console(highlight=False)
-    table = Table(box=SIMPLE_HEAD, title="the lowest loss, in nats per step", title_justify="left")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    title = "the lowest loss, in nats per step"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True, pad_edge=False)
     for name in rows[0]:
-        table.add_column(
-            name.replace("_", " ") if name in columns else name, justify="left" if name == "labels" else "right"
-        )
+        words = name.replace("_", " ") if name in columns else name
+        least = max(7, len(max(words.split(), key=len)))  # a loss, and the longest word of the title
+        least = max([least, *(len(str(losses[name])) for losses in rows)]) if name == "labels" else least
+        table.add_column(words, justify="left" if name == "labels" else "right", min_width=least)
     for losses in rows:
         table.add_row(
             *("-" if v is None else f"{v:.5f}" if isinstance(v, float) else str(v) for v in losses.values())
