@@ -468,7 +468,7 @@ def killed_until_it_ends(
         time.sleep(delay)
         process.send_signal(number)
         code, out, err = runs.finish(process)
-        # One that had ended before is resumed all the same; 75: it saved first; before it listens, any signal kills.
+        # One that had ended before is resumed all the same; 75: it saved first; until it listens, signals kill.
         assert code in (0, -number, *((75,) if number == signal.SIGTERM else ())), (story, code, out, err)
         if code:
             story.append(f"after {delay:.3f} s, {runs.epochs_of(folder)} epochs")
