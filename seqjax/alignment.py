@@ -61,5 +61,6 @@ def find_shift(arrays: Arrays, seed: int = 0) -> Shift | None:
 def shifted(arrays: Arrays, rows: np.ndarray, k: int) -> Batch:
     """The inputs of `rows`, with the labels and masks of the sequences k behind them."""
     inputs, labels, mask = arrays.train
-    x = ladder.prepared(np.asarray(inputs[rows]), arrays.num_tokens)
+    x = np.asarray(inputs[rows])
+    x = ladder.prepared(x, arrays.num_tokens, ladder.scale_of(x))
     return Batch(x, np.asarray(labels[rows + k]).astype(np.int32), np.asarray(mask[rows + k]))

@@ -16,13 +16,16 @@ from seqjax import alignment, data_facts, observed, step_swaps
 from seqjax import curves as logs
 from seqjax import ladder as ladders
 from seqjax.arrays import Arrays, Note
+from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import SIGMAS, WORTH_IT, nats
 from seqjax.experiment import environment
 from seqjax.ladder import RUNGS, Ladder, Rung
+from seqjax.probes import Sight
 from seqjax.results import plain
 
 Watch = Callable[[str, Any], None]
+VALIDATION_SEQUENCES = 2_000
 
 RUNG_WORDS = {
     "nothing": "nothing",
@@ -55,6 +58,7 @@ CAUSES = {
     "unmasked_padding": ("unmasked_padding", "Give a mask (mask[N, T]), and leave padding out of the loss."),
     "one_class_nearly_always": ("class_imbalance", "Judge by the loss beside the prior's, not by accuracy."),
     "split_shift": ("split_shift", "Shuffle before the split, or draw validation as the model will be used."),
+    "validation_loss_differs": ("split_shift", "Shuffle before the split, or say what changed between the two."),
     "validation_scale": ("split_shift", "Scale validation with the numbers of training."),
 }
 
@@ -93,7 +97,7 @@ def diagnose(
     notes = data_facts.facts(arrays)
     lap("facts")
     watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
-    sample = ladders.sample(arrays, arrays.train, seed)
+    sample, scale = ladders.sample(arrays, arrays.train, seed)
     if len(sample.labels) < ladders.MIN_SEQUENCES:
         raise ConfigError(
             f"{len(sample.labels)} sequences can be used: expected {ladders.MIN_SEQUENCES} or more, to learn from "
@@ -105,6 +109,7 @@ def diagnose(
     watch("ladder", [_entry(rung) for rung in climbed.rungs])
     swaps = step_swaps.dependence(climbed, arrays.num_classes)
     lap("dependence")
+    notes += _validation(arrays, climbed, scale)
     values: dict[str, Any] = {"data": arrays.to_dict(), "ladder": [_entry(rung) for rung in climbed.rungs]}
     values["data"]["labels_per"] = arrays.labels_per
     values["data"]["analysed"] = len(sample.labels)
@@ -142,6 +147,32 @@ def _dependence(swaps: step_swaps.Dependence | None) -> dict[str, Any]:
     known = [[None if np.isnan(cell) else bool(cell) for cell in row] for row in swaps.matrix]
     ends = np.stack([swaps.rise - swaps.z * swaps.error, swaps.rise + swaps.z * swaps.error], -1)
     return {"label_dependence": known, "dependence_rise": {"loss": swaps.rise, "ci95": ends}}
+
+
+def _validation(arrays: Arrays, climbed: Ladder, scale: ladders.Scale) -> tuple[Note, ...]:
+    """Whether validation, where it came with the data, is harder or easier for a probe than held-out training."""
+    if arrays.val is None or not arrays.val_is_given or (best := ladders.best_probe(climbed)) is None:
+        return ()
+    fit, member = best
+    sight = Sight(*(part[member] for part in fit.sights))
+    params = fit.fitted.params[0, member]
+
+    def loss(batch: Batch) -> tuple[float, float]:
+        log_p = ladders.log_softmax(np.asarray(fit.apply(params, batch.inputs, sight), np.float64))
+        losses = -np.take_along_axis(log_p, batch.labels[..., None], -1)[..., 0]
+        sums, counts = np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1)
+        mean = sums.sum() / counts.sum()
+        return float(mean), float(np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum())
+
+    rows = climbed.held_out[:VALIDATION_SEQUENCES]
+    here, here_error = loss(Batch(*(part[rows] for part in climbed.data)))
+    val = ladders.sample(arrays, arrays.val, scale=scale)[0]
+    there, there_error = loss(Batch(*(part[:VALIDATION_SEQUENCES] for part in val)))
+    if abs(there - here) <= max(WORTH_IT, SIGMAS * float(np.hypot(here_error, there_error))):
+        return ()
+    how = "harder" if there > here else "easier"
+    text = f"a probe loses {nats(there)} nats on validation, {nats(here)} on held-out training: it is {how}"
+    return (Note("validation_loss_differs", there - here, text),)
 
 
 def _history(curves: dict[str, list[float]], climbed: Ladder, entries: list[dict[str, Any]]) -> dict[str, Any]:

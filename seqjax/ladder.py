@@ -39,6 +39,7 @@ RUNGS = tuple(WITHIN)
 LOOKING = RUNGS[2:]  # they use inputs, and have two families
 ACROSS = RUNGS[4:]  # they see other steps
 Key = tuple[str, str | None]
+Scale = tuple[np.ndarray, np.ndarray]
 KEYS: Sequence[Key] = [(rung, None) for rung in RUNGS[:2]] + [
     (rung, f) for rung in LOOKING for f in ("linear", "nonlinear")
 ]
@@ -113,25 +114,41 @@ class Ladder(NamedTuple):
 # --- Data --------------------------------------------------------------------------------------------------------
 
 
-def sample(arrays: Arrays, batch: Batch, seed: int = 0) -> Batch:
-    """Sequences in random order, in memory, their features centred and scaled (tokens: one-hot)."""
+def sample(arrays: Arrays, batch: Batch, seed: int = 0, scale: Scale | None = None) -> tuple[Batch, Scale]:
+    """Sequences in random order, in memory, their features centred and scaled (tokens: one-hot), and how."""
     n, steps, features = batch.inputs.shape
     width = min(arrays.num_tokens, MAX_TOKENS) if arrays.num_tokens else features
     size = min(n, MAX_SEQUENCES, max(2_000, MAX_STEPS // steps), max(MIN_SEQUENCES, MAX_VALUES // (steps * width)))
     rows = np.random.default_rng(seed).permutation(n)[:size]
     back = np.argsort(np.argsort(rows))  # read in the order of the file
     x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
-    return Batch(prepared(x, arrays.num_tokens), y.astype(np.int32), mask)
+    scale = scale or scale_of(x)
+    return Batch(prepared(x, arrays.num_tokens, scale), y.astype(np.int32), mask), scale
 
 
-def prepared(x: np.ndarray, num_tokens: int | None) -> np.ndarray:
-    """Inputs for a probe, `[n, T, ...]`: features centred on their median and scaled, or one-hot tokens."""
+def scale_of(x: np.ndarray) -> Scale:
+    """Median and spread of each feature; the spread of what never changes is 1."""
+    spread = x.std((0, 1), dtype=np.float64)
+    return np.median(x, (0, 1)), np.where(spread > 0, spread, 1)
+
+
+def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:
+    """Inputs for a probe, `[n, T, ...]`: features centred and scaled, or one-hot tokens."""
     if num_tokens:
         width = min(num_tokens, MAX_TOKENS)
         return np.eye(width, dtype=np.float32)[np.minimum(x[..., 0], width - 1)]
-    x = x.astype(np.float32)
-    middle, spread = np.median(x, (0, 1)), x.std((0, 1), dtype=np.float64)
-    return np.clip((x - middle) / np.where(spread > 0, spread, 1), -10, 10).astype(np.float32)
+    return np.clip((x.astype(np.float32) - scale[0]) / scale[1], -10, 10).astype(np.float32)
+
+
+def best_probe(ladder: Ladder) -> tuple[Fit, int] | None:
+    """The probe of all steps with the lowest stop loss, of those of the first part; None where there is one step."""
+    able = [
+        (float(fit.fitted.curve[0, i].min()), kind, i)
+        for kind, fit in ladder.fits.items()
+        for i, rung in enumerate(fit.rungs)
+        if rung == "all" and kind != "linear"
+    ]
+    return (ladder.fits[min(able)[1]], min(able)[2]) if able else None
 
 
 def parts_of(n: int, steps: int) -> tuple[Part, np.ndarray]:

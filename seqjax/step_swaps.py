@@ -16,7 +16,7 @@ import optax
 
 from seqjax.batch import Array
 from seqjax.devices import compiler_options
-from seqjax.ladder import ALPHA, WORTH_IT, Ladder
+from seqjax.ladder import ALPHA, WORTH_IT, Ladder, best_probe
 from seqjax.probes import Sight
 
 SWAPPED_STEPS = 2**16  # steps evaluated for each swap
@@ -42,11 +42,9 @@ def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
     leaves 95 % for all cells together (Bonferroni).
     """
     steps = ladder.data.labels.shape[1]
-    able = [(k, i) for k, f in ladder.fits.items() if k != "linear" for i, r in enumerate(f.rungs) if r == "all"]
-    if not able:
+    if (best := best_probe(ladder)) is None:
         return None
-    kind, member = min(able, key=lambda at: float(np.asarray(ladder.fits[at[0]].fitted.curve)[0, at[1]].min()))
-    fit = ladder.fits[kind]
+    fit, member = best
     rows = ladder.held_out[: max(64, SWAPPED_STEPS // steps)]
     data = jax.tree.map(lambda a: jnp.asarray(a[rows]), ladder.data)
     params = fit.fitted.params[0, member]
