@@ -141,7 +141,7 @@ def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:
 
 
 def best_probe(ladder: Ladder) -> tuple[Fit, int] | None:
-    """The probe of all steps with the lowest stop loss, of those of the first part; None where there is one step."""
+    """The probe of all steps with the lowest stop loss, of the first part's; None where there is one step."""
     able = [
         (float(fit.fitted.curve[0, i].min()), kind, i)
         for kind, fit in ladder.fits.items()
