@@ -48,7 +48,7 @@ class LinearProbe(nn.Module):
     def __call__(self, x: Array, sight: Sight) -> Array:
         _, steps, features = x.shape
         zeros = nn.initializers.zeros
-        offset = self.param("offset", zeros, (steps, self.num_classes))
+        offset = self.param("offset", zeros, (1, steps, self.num_classes))
         logits = SharedDense(self.num_classes, kernel_init=zeros)(x) + sight.position * offset
         if self.across:
             slopes = self.param("slopes", zeros, (steps, steps, features, self.num_classes))
@@ -71,7 +71,7 @@ class PooledProbe(nn.Module):
         small = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
         hidden = nn.relu(SharedDense(WIDTH, kernel_init=glorot, name="own")(made))
         hidden = SharedDense(WIDTH, kernel_init=glorot, name="own_2")(hidden)
-        hidden += sight.position * self.param("position", nn.initializers.normal(0.5), (steps, WIDTH))
+        hidden += sight.position * self.param("position", nn.initializers.normal(0.5), (1, steps, WIDTH))
         if steps > 1:
             by_place = self.param("by_place", small, (steps, EMBED + MADE, WIDTH))
             terms = jnp.einsum("nse,seh->nsh", made, by_place)
@@ -82,7 +82,7 @@ class PooledProbe(nn.Module):
             near = jnp.stack([padded[:, o : o + steps] for o in range(2 * reach + 1)], 2)
             s = np.arange(steps)[:, None] + np.arange(-reach, reach + 1)
             seen = jnp.where((s >= 0) & (s < steps), sight.sees[np.arange(steps)[:, None], s % steps], 0)
-            near = near * (sight.across * seen)[None, :, :, None]
+            near *= (sight.across * seen)[None, :, :, None]
             hidden += jnp.einsum("ntoe,oeh->nth", near, by_distance)
         hidden = nn.relu(hidden)
         hidden = jnp.concatenate(
@@ -108,7 +108,8 @@ class RecurrentProbe(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (2, 1, 4 * WIDTH))
         # The bias of one makes the update gate keep what it has at first: 0.73 of it a step.
         keep = jnp.repeat(jnp.array([0.0, 1.0, 0.0]), WIDTH)
-        from_inputs = jnp.einsum("dnte,deg->tdng", jnp.stack([x, x[:, ::-1]]), inputs) + bias[..., WIDTH:] + keep
+        from_inputs = jnp.einsum("dnte,deg->tdng", jnp.stack([x, x[:, ::-1]]), inputs)
+        from_inputs += (bias[..., WIDTH:] + keep.reshape(1, 1, -1))[None]
 
         def cell(state: Array, from_input: Array) -> tuple[Array, Array]:
             from_state = jnp.einsum("dnh,dhg->dng", state, recurrent)
@@ -197,9 +198,9 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
     def losses(params: Array, batch: Batch, sights: Sight) -> Array:
         """`[sights]`, in nats per step."""
         logits = logits_of(params, batch.inputs, sights)
-        labels = jnp.broadcast_to(batch.labels, logits.shape[:-1])
+        labels = jnp.broadcast_to(batch.labels[None], logits.shape[:-1])
         of_steps = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return (of_steps * batch.mask).sum((1, 2)) / jnp.maximum(batch.mask.sum(), 1)
+        return (of_steps * batch.mask[None]).sum((1, 2)) / jnp.maximum(batch.mask.sum(), 1)
 
     def fit_part(data: Batch, part: Part, sights: Sight, key: Array) -> Fitted:
         def take(rows: Array) -> Batch:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import hypothesis
 import jax
+import known_truth
 import pytest
 import tiny
 
@@ -20,6 +21,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example may compile, so it may take its time.
 hypothesis.settings.register_profile("seqjax", deadline=None)
 hypothesis.settings.load_profile("seqjax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def probes_built_once():
+    """Probes of the same kind and shapes share a compiled program: it is the same, and to compile takes long."""
+    from seqjax import probes
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(probes, "build", known_truth.built_once(probes.build))
+    yield
+    patch.undo()
 
 
 class Ended(NamedTuple):
