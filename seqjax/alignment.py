@@ -62,5 +62,5 @@ def shifted(arrays: Arrays, rows: np.ndarray, k: int) -> Batch:
     """The inputs of `rows`, with the labels and masks of the sequences k behind them."""
     inputs, labels, mask = arrays.train
     x = np.asarray(inputs[rows])
-    x = ladder.prepared(x, arrays.num_tokens, ladder.scale_of(x))
+    x = ladder.prepared(x, arrays.num_tokens, ladder.scale_of(x, np.asarray(mask[rows])))
     return Batch(x, np.asarray(labels[rows + k]).astype(np.int32), np.asarray(mask[rows + k]))

@@ -85,15 +85,15 @@ class Arrays:
 class Rows:
     """Rows of an array that is too large to copy: `[len(rows), ...]`, read when indexed.
 
-    An index along the first axis gives a plain array in memory.  Where `clean`, what
-    is not finite, or negative in whole numbers, reads as 0: it stood in padding.
+    An index along the first axis gives a plain array in memory.  Steps that are not `present [N, T]` of the
+    source read as 0: they are padding, whatever stands there.
     """
 
-    def __init__(self, source: Array, rows: np.ndarray | None = None, clean: bool = False):
+    def __init__(self, source: Array, rows: np.ndarray | None = None, present: np.ndarray | None = None):
         if isinstance(source, Rows):  # one level deep, however often it is split
             rows = source.rows if rows is None else source.rows[rows]
-            source, clean = source.source, clean or source.clean
-        self.source, self.clean = source, clean
+            source, present = source.source, source.present if present is None else present
+        self.source, self.present = source, present
         self.rows = np.arange(len(source)) if rows is None else rows
         self.shape = (len(self.rows), *source.shape[1:])
         self.ndim, self.dtype = source.ndim, source.dtype
@@ -105,8 +105,8 @@ class Rows:
         first, *rest = key if isinstance(key, tuple) else (key,)
         rows = self.rows[first]
         found = np.array(self.source[rows])
-        if self.clean:
-            found = np.maximum(found, 0) if found.dtype.kind == "i" else np.nan_to_num(found, posinf=0, neginf=0)
+        if self.present is not None:
+            found[~self.present[rows]] = 0
         return found[(slice(None),) * np.ndim(rows) + tuple(rest)] if rest else found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -152,7 +152,7 @@ def load(
         `[N, F]` is one step per sequence.
     y: whole numbers `[N, T]` (negative: not scored), one-hot `[N, T, C]`, or `[N]` or
         one-hot `[N, C]` for one label per sequence.
-    mask: `[N, T]`, true or 1 where a step is no padding.
+    mask: `[N, T]`, true or 1 where a step is no padding; inputs of padding read as 0.
     inputs: "tokens" or "features", where x could be either.
     labels_per: "sequence" where `y [N, T]` is one-hot `[N, C]`.
     batch_first: False reads `[T, N, ...]`.
@@ -317,7 +317,7 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
         steps = np.arange(x.shape[1])
         last = x.shape[1] - 1 if present is None else np.where(present, steps, -1).max(1, keepdims=True)
         scored = scored & (steps == last)
-    bad, clean, num_tokens = _bad_inputs(x, present, inputs_are, names[0], of)
+    bad, num_tokens = _bad_inputs(x, present, inputs_are, names[0], of)
     bad_rows = dict(missing) | bad
     if bad_rows:
         first = min(bad_rows)
@@ -333,7 +333,10 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
     if not keep.any():
         why = f"{len(bad_rows)} with NaN or infinity, the others with every step masked"
         raise ConfigError(f"no sequence of {of} is left of {len(keep)}: {why}")
-    batch = Batch(_cleaned(x) if clean else x, labels, scored)
+    if present is not None and not present.all():
+        padded = Rows(x, present=present)
+        x = padded if isinstance(x, np.memmap) else padded[:]
+    batch = Batch(x, labels, scored)
     if not keep.all():
         rows = np.flatnonzero(keep)
         batch = Batch(*(take(part, rows) for part in batch))
@@ -530,30 +533,26 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
 
 
 def _bad_inputs(x: np.ndarray, present: np.ndarray | None, inputs_are: str, name: str, of: str) -> tuple:
-    """Rows with values that cannot be used {row: place}, whether padding has such, and the number of tokens."""
+    """Rows with values that cannot be used {row: place}, and the number of tokens; padding does not count."""
     bad: dict[int, str] = {}
-    clean, largest = False, 0
+    largest = 0
     for start, part in chunks(x) if x.dtype.kind == "f" or inputs_are == "tokens" else ():
+        if present is not None:
+            part = np.where(present[start : start + len(part), :, None], part, 0)
         unusable = part < 0 if inputs_are == "tokens" else ~np.isfinite(part)
         if unusable.any():
-            counted = unusable if present is None else unusable & present[start : start + len(part), :, None]
-            clean = clean or not np.array_equal(counted, unusable)
-            if inputs_are == "tokens" and counted.any():
-                n, t, _ = np.argwhere(counted)[0]
+            if inputs_are == "tokens":
+                n, t, _ = np.argwhere(unusable)[0]
                 raise ConfigError(
                     f"{name} holds token {part[n, t, 0]} at sequence {start + n}, step {t}: tokens count from 0; "
                     f"give a mask where it is padding, or --inputs=features"
                 )
-            flat = counted.reshape(len(part), -1)
+            flat = unusable.reshape(len(part), -1)
             for n in np.flatnonzero(flat.any(1)):
                 t, f = divmod(int(flat[n].argmax()), part.shape[2])
                 bad[start + int(n)] = f"{part[n, t, f]} in {name} at sequence {start + n}, step {t}, feature {f}"
         largest = max(largest, int(part.max())) if inputs_are == "tokens" else 0
-    return bad, clean, largest + 1 if inputs_are == "tokens" else None
-
-
-def _cleaned(x: np.ndarray) -> Array:
-    return Rows(x, clean=True) if isinstance(x, np.memmap) else Rows(x, clean=True)[:]
+    return bad, largest + 1 if inputs_are == "tokens" else None
 
 
 def _count(batch: Batch, num_classes: int) -> np.ndarray:

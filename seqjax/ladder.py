@@ -122,14 +122,17 @@ def sample(arrays: Arrays, batch: Batch, seed: int = 0, scale: Scale | None = No
     rows = np.random.default_rng(seed).permutation(n)[:size]
     back = np.argsort(np.argsort(rows))  # read in the order of the file
     x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
-    scale = scale or scale_of(x)
+    scale = scale or scale_of(x, mask)
     return Batch(prepared(x, arrays.num_tokens, scale), y.astype(np.int32), mask), scale
 
 
-def scale_of(x: np.ndarray) -> Scale:
-    """Median and spread of each feature; the spread of what never changes is 1."""
-    spread = x.std((0, 1), dtype=np.float64)
-    return np.median(x, (0, 1)), np.where(spread > 0, spread, 1)
+def scale_of(x: np.ndarray, mask: np.ndarray) -> Scale:
+    """Median and spread of each feature, without padding: steps all 0 that are not scored.
+
+    The spread of what never changes is 1."""
+    x = x[mask | x.any(-1)]
+    spread = x.std(0, dtype=np.float64)
+    return np.median(x, 0), np.where(spread > 0, spread, 1)
 
 
 def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:

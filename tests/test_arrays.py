@@ -20,6 +20,7 @@ ONE = RNG.integers(0, C, N)
 MASK = np.arange(T) < RNG.integers(2, T + 1, (N, 1))
 HOT, HOT_ONE = np.eye(C)[Y], np.eye(C)[ONE]
 LAST = np.arange(T) == T - 1
+MASKED_X, MASKED_TOKENS = X * MASK[..., None], (TOKENS * MASK)[..., None]  # as they are read: padding is 0
 
 
 def noted(arrays):
@@ -31,9 +32,9 @@ def noted(arrays):
 # arguments, inputs, labels (where scored), which are scored
 READ = {
     "features and steps": ({"x": X, "y": Y}, X, Y, True),
-    "with a mask": ({"x": X, "y": Y, "mask": MASK}, X, Y, MASK),
-    "a mask of numbers": ({"x": X, "y": Y, "mask": MASK.astype(float)}, X, Y, MASK),
-    "a mask of three axes": ({"x": X, "y": Y, "mask": MASK[..., None]}, X, Y, MASK),
+    "with a mask": ({"x": X, "y": Y, "mask": MASK}, MASKED_X, Y, MASK),
+    "a mask of numbers": ({"x": X, "y": Y, "mask": MASK.astype(float)}, MASKED_X, Y, MASK),
+    "a mask of three axes": ({"x": X, "y": Y, "mask": MASK[..., None]}, MASKED_X, Y, MASK),
     "labels of three axes": ({"x": X, "y": Y[..., None]}, X, Y, True),
     "one-hot": ({"x": X, "y": HOT}, X, Y, True),
     "one-hot, whole": ({"x": X, "y": HOT.astype(int)}, X, Y, True),
@@ -53,7 +54,7 @@ READ = {
     "one label, one-hot": ({"x": X, "y": HOT_ONE}, X, np.repeat(ONE[:, None], T, 1), LAST),
     "one label, one-hot with an axis": ({"x": X, "y": HOT_ONE[:, None]}, X, np.repeat(ONE[:, None], T, 1), LAST),
     "one label and a mask": (
-        {"x": X, "y": ONE, "mask": MASK}, X, np.repeat(ONE[:, None], T, 1),
+        {"x": X, "y": ONE, "mask": MASK}, MASKED_X, np.repeat(ONE[:, None], T, 1),
         np.arange(T) == MASK.sum(1, keepdims=True) - 1,
     ),
     "tokens, one label": (
@@ -73,7 +74,7 @@ READ = {
     "whole features": ({"x": TOKENS, "y": ONE, "inputs": "features"}, TOKENS[:, None], ONE[:, None], True),
     "time first": ({"x": X.swapaxes(0, 1), "y": Y.T, "batch_first": False}, X, Y, True),
     "tokens, time first": (
-        {"x": TOKENS.T, "y": HOT.swapaxes(0, 1), "mask": MASK.T, "batch_first": False}, TOKENS[..., None], Y, MASK
+        {"x": TOKENS.T, "y": HOT.swapaxes(0, 1), "mask": MASK.T, "batch_first": False}, MASKED_TOKENS, Y, MASK
     ),
     "time first, one label": (
         {"x": X.swapaxes(0, 1), "y": ONE, "batch_first": False}, X, np.repeat(ONE[:, None], T, 1), LAST
@@ -115,7 +116,7 @@ def test_a_validation_set_comes_along(tmp_path):
     np.savez(tmp_path / "a.npz", x=X[10:], y=Y[10:], x_val=X[:10], y_val=Y[:10], mask_val=MASK[:10])
     arrays = load(tmp_path / "a.npz")
     assert arrays.val_is_given
-    np.testing.assert_array_equal(arrays.val.inputs, X[:10])
+    np.testing.assert_array_equal(arrays.val.inputs, MASKED_X[:10])
     np.testing.assert_array_equal(arrays.val.mask, MASK[:10])
     assert len(arrays.train.labels) == 20
     assert split(arrays) is arrays
@@ -269,14 +270,18 @@ def test_sequences_with_bad_values_are_left_out(mapped, tmp_path):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_bad_values_in_padding_are_zero_and_no_fault(mapped, tmp_path):
+def test_padding_is_zero_whatever_stands_there_and_no_fault(mapped, tmp_path):
     x = np.where(MASK[..., None], X, np.nan)
     tokens = np.where(MASK, TOKENS, -1)
-    for given, right in ((x, np.nan_to_num(x)), (tokens, np.maximum(tokens, 0)[..., None])):
+    garbage, large = np.where(MASK[..., None], X, 1e30).astype(np.float32), np.where(MASK, TOKENS, 10**6)
+    for given in (x, garbage, tokens, large):
         np.save(tmp_path / "x.npy", given)
         arrays = load(x=tmp_path / "x.npy" if mapped else given, y=Y, mask=MASK)
         assert not arrays.notes
+        right = MASKED_X if given.ndim == 3 else MASKED_TOKENS
         np.testing.assert_array_equal(np.asarray(arrays.train.inputs), right)
+        np.testing.assert_array_equal(np.asarray(split(arrays).val.inputs), right[split(arrays).val_rows])
+        assert arrays.num_tokens == (None if given.ndim == 3 else 9)
 
 
 def test_labels_that_are_missing():
@@ -342,7 +347,7 @@ def test_a_split_is_random_whole_and_repeatable(mapped, tmp_path):
     both = np.concatenate([parts.train_rows, parts.val_rows])
     np.testing.assert_array_equal(np.sort(both), np.arange(N))
     for batch, rows in ((parts.train, parts.train_rows), (parts.val, parts.val_rows)):
-        for part, whole in zip(check_batch(batch), (X, Y, MASK), strict=True):
+        for part, whole in zip(check_batch(batch), (MASKED_X, Y, MASK), strict=True):
             counted = batch.mask if whole is Y else ...
             np.testing.assert_array_equal(np.asarray(part)[counted], whole[rows][counted])
     np.testing.assert_array_equal(split(arrays, 0.3, seed=1).val_rows, parts.val_rows)
