@@ -138,7 +138,8 @@ def diagnose(
 
 
 def _entry(rung: Rung) -> dict[str, Any]:
-    return rung._asdict()
+    """As in `result.json`, where the interval tells the reach."""
+    return {name: value for name, value in rung._asdict().items() if name != "reach"}
 
 
 def _dependence(swaps: step_swaps.Dependence | None) -> dict[str, Any]:

@@ -69,7 +69,8 @@ class Rung(NamedTuple):
     """A rung under one family; losses in nats per scored step.
 
     loss: held out; None where it was not computed, and then reason says why.  ci95: its interval.
-    settled: more sequences would not lower it by much.  twice_the_data: what they would give.
+    settled: more sequences would not lower it by much.  twice_the_data: what twice as many would give.
+    reach: nats by which they may lower it at most.
     curve: sequences learnt from, and the loss with them.
     confined: the loss when its probabilities go through a softmax again, and its interval.
     """
@@ -79,6 +80,7 @@ class Rung(NamedTuple):
     loss: float | None
     ci95: tuple[float, float] | None = None
     settled: bool = False
+    reach: float = 0.0
     twice_the_data: float | None = None
     curve: dict[str, list[float]] | None = None
     confined: dict[str, Any] | None = None
@@ -400,6 +402,7 @@ def climb(data: Batch, num_classes: int) -> Ladder:
                 loss=loss,
                 ci95=(max(0.0, float(loss - wider * (loss - low) - reach)), float(loss + wider * (high - loss))),
                 settled=bool(min(reach, loss) <= SETTLED),
+                reach=float(reach),
                 twice_the_data=max(0.0, loss - gain * 2**-0.5),  # of what falls as n^-1/2, if the half was n
                 curve={"num_sequences": [int(k) for k in parts.num_train[1::-1]], "loss": [loss_half, loss]},
                 confined=confined(by_part[0][1].get(key), data, parts.test[0]),
@@ -462,7 +465,10 @@ def sufficient(ladder: Ladder) -> Key:
         mean = gains.sum(1) / ladder.counts.sum()
         error = ratio_draws(gains, ladder.counts).std(0)
         z = NormalDist().inv_cdf(1 - ALPHA / comparisons / 2)
-        if ((mean > WORTH_IT) & (mean > z * error)).any():
+        beaten = mean[(mean > WORTH_IT) & (mean > z * error)]
+        if len(beaten):
+            if beaten.max() <= min(SETTLED, of[key].reach):
+                return "cannot_tell", None  # more sequences may take such a difference away
             continue
         unsettled = [of[k].ci95 for k in more if not of[k].settled]
         if any((of[key].loss or 0.0) - (interval or (0.0,))[0] > 2 * SETTLED for interval in unsettled):
