@@ -14,6 +14,7 @@ from rich.console import Console
 
 from experiments import command, workdir
 from experiments.flags import RunFlags, diagnose_flags
+from experiments.workdir import Workdir, open_workdir
 from seqjax import data_diagnosis
 from seqjax.arrays import KEYS, load
 from seqjax.report import diagnosis_console
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     started = time.perf_counter()
     arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
     seconds = time.perf_counter() - started
-    folder = workdir.open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
+    folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
     command.use_compilation_cache(cache)
     known = {name: value for name, value in given.items() if name not in ARRAYS}
     with progress() as watch:
@@ -52,7 +53,7 @@ def progress() -> Iterator[Any]:
         yield watch
 
 
-def write(folder: workdir.Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
+def write(folder: Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
     """Figures, and `result.json` last."""
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
 

@@ -1,0 +1,134 @@
+"""The command `experiments.diagnose`: what it leaves and prints, and what it refuses."""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import command, diagnose, flags, workdir
+from seqjax.config import ConfigError
+
+FIGURES = ["dependence.png", "ladder.png", "learning_curves.png"]
+
+
+def small(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The original mistake: every step has the label of the last."""
+    x = rng.integers(0, 2, (900, 2, 4)) - 0.5
+    return {"x": x.astype(np.float32), "y": np.repeat(x[:, -1:].sum(-1) > 0, 2, 1).astype(int)}
+
+
+def end(monkeypatch, capsys, *argv: Any):
+    """Exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, argv), "--nocompilation_cache"])
+    code = 0
+    try:
+        command.run_command(diagnose.main, "")
+    except SystemExit as ended:
+        code = ended.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    """The folders that a command opens are let go of at its end, as they are when a process ends."""
+    opened = []
+
+    def open_workdir(*args: Any, **options: Any) -> workdir.Workdir:
+        opened.append(workdir.open_workdir(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(diagnose, "open_workdir", open_workdir)
+    yield opened
+    for folder in opened:
+        folder._lock.close()
+
+
+@pytest.fixture
+def data(tmp_path):
+    arrays = small(np.random.default_rng(0))
+    np.savez(tmp_path / "train.npz", **arrays)
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    return tmp_path
+
+
+def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, capsys, closed):
+    argv = ["--x", data / "x.npy", "--y", data / "y.npy", "--observed_loss=0.55", "--workdir", data / "run"]
+    code, out, err = end(monkeypatch, capsys, *argv)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == str(data / "run" / "result.json")
+    assert "verdict" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    assert {path.name for path in (data / "run").iterdir() if path.name[0] != "."} == {
+        "config.json",
+        "result.json",
+        *FIGURES,
+    }
+    values = json.loads((data / "run" / "result.json").read_text())
+    assert values["config"] == json.loads((data / "run" / "config.json").read_text())
+    assert values["observed"]["loss"] == 0.55
+
+    closed.pop()._lock.close()
+    code, out, err = end(monkeypatch, capsys, *argv)
+    assert (code, out) == (2, "")
+    assert "holds a run" in err
+    code, out, err = end(monkeypatch, capsys, *argv, "--overwrite", "--json")
+    assert code == 0
+    again = json.loads(out)
+    assert again["verdict"] == values["verdict"], "the same arrays give the same numbers"
+    assert again["ladder"] == values["ladder"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--data=none.npz"], "none.npz: no such file"),
+        (["--data={}/train.npz", "--x={}/x.npy"], "both given"),
+        (["--x={}/x.npy"], "no y"),
+        ([], "no x"),
+        (["--data={}/train.npz", "--sees=own_stp"], "sees=own_stp: expected one of nothing, position"),
+        (["--data={}/train.npz", "--history={}/none.json"], "none.json"),
+        (["--data={}/train.npz", "--labels_per=word"], "labels_per='word'"),
+        (["--data={}/train.npz", "--observed_loss=much"], "observed_loss"),
+        (["--data={}/train.npz", "--seq_len=2"], "seq_len"),
+        (["--data={}/few.npz"], "sequences can be used"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(argv, said, data, monkeypatch, capsys):
+    np.savez(data / "few.npz", **{name: array[:20] for name, array in small(np.random.default_rng(1)).items()})
+    (data / "run").mkdir()
+    (data / "run" / "result.json").write_text("{}")
+    argv = [word.format(data) for word in argv]
+    code, out, err = end(monkeypatch, capsys, *argv, "--workdir", data / "run", "--overwrite")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+    assert (data / "run" / "result.json").read_text() == "{}"
+
+
+def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
+    given = {
+        "data": "a.npz", "inputs": "tokens", "labels_per": "step", "batch_first": False, "observed_loss": 0.5,
+        "observed_val_loss": 0.6, "sees": "past", "linear": True, "history": "h.json", "column": "cost", "seed": 3,
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+
+    def load(**kwargs: Any) -> str:
+        found.update(kwargs)
+        return "arrays"
+
+    def stop(arrays: Any, **kwargs: Any) -> None:
+        found.update(kwargs)
+        raise ConfigError("seen enough")
+
+    monkeypatch.setattr(diagnose, "load", load)
+    monkeypatch.setattr(diagnose.data_diagnosis, "diagnose", stop)
+    monkeypatch.setattr(diagnose, "open_workdir", lambda *args, **kwargs: None)
+    argv = [f"--{name}={value}" for name, value in given.items()]
+    with pytest.raises(ConfigError, match="seen enough"):
+        diagnose.main(["diagnose", *argv, "--nocompilation_cache"])
+    assert {name: value for name, value in found.items() if name != "watch"} == given
+    names = {name for section, rows in flags.DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
+    assert names - set(given) == {"x", "y", "mask", "x_val", "y_val", "mask_val"}
