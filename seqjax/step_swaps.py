@@ -61,9 +61,11 @@ def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
         count = jnp.maximum(data.mask.sum(0), 1)
 
         def one(mask: Array) -> tuple[Array, Array]:
-            rise = jnp.where(data.mask, losses(params, jnp.where(mask[:, None], others, data.inputs)) - before, 0)
+            rise = jnp.where(
+                data.mask, losses(params, jnp.where(mask[None, :, None], others, data.inputs)) - before, 0
+            )
             mean = rise.sum(0) / count
-            spread = jnp.where(data.mask, (rise - mean) ** 2, 0).sum(0)
+            spread = jnp.where(data.mask, (rise - mean[None]) ** 2, 0).sum(0)
             return mean, jnp.sqrt(spread) / count
 
         return jax.lax.map(one, masks)
