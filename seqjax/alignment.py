@@ -32,10 +32,10 @@ def find_shift(arrays: Arrays, seed: int = 0) -> Shift | None:
     n, steps = arrays.train.labels.shape
     shifts = [k for k in SHIFTS if abs(k) < n // 4]
     rng = np.random.default_rng(seed)
+    size = min(SEQUENCES, n - max(map(abs, shifts), default=0)) // ladder.FOLDS * ladder.FOLDS  # the same for all
     best, program = None, None
     for k in shifts:
-        rows = rng.permutation(np.arange(max(0, -k), n - max(0, k)))[: min(SEQUENCES, n - 256)]
-        rows = rows[: len(rows) // 3 * 3]
+        rows = rng.permutation(np.arange(max(0, -k), n - max(0, k)))[:size]
         data = shifted(arrays, rows, k)
         parts, _ = ladder.parts_of(len(rows), steps)
         parts = Part(*(part[:1] for part in parts))
