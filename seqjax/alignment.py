@@ -12,7 +12,8 @@ import numpy as np
 from seqjax import ladder, probes
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
-from seqjax.ladder import ALPHA, WORTH_IT
+from seqjax.findings import WORTH_IT
+from seqjax.ladder import ALPHA
 from seqjax.probes import Part, PooledProbe, Training
 
 # By one sequence, by two, and by the usual sizes of a batch; the labels may lie before or behind.

@@ -1,4 +1,4 @@
-"""A training curve from somebody's log: read from a file, and what it shows.  Imports `config` and `observed`.
+"""A training curve from somebody's log: read from a file, and what it shows.  Imports `config`, `findings` and `observed`.
 
 Losses are nats per scored step.  Where nothing is sure the reading is None, and the text says why.
 """
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from seqjax.config import ConfigError
-from seqjax.observed import WORTH_IT, nats, rounding, rungs_of
+from seqjax.findings import WORTH_IT
+from seqjax.observed import nats, rounding, rungs_of
 
 # --- A file ------------------------------------------------------------------------------------------------------
 

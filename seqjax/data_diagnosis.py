@@ -8,7 +8,7 @@ diagnosis in `result.json`.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from seqjax import ladder as ladders
 from seqjax.arrays import Arrays, Note
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
-from seqjax.diagnosis import SIGMAS, WORTH_IT, nats
+from seqjax.diagnosis import nats
 from seqjax.experiment import environment
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.ladder import RUNGS, Ladder, Rung
 from seqjax.probes import Sight
 from seqjax.results import plain
@@ -36,16 +37,6 @@ RUNG_WORDS = {
     "future": "own and later steps",
     "all": "all steps",
 }
-
-
-class Finding(NamedTuple):
-    """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise."""
-
-    cause: str
-    value: float
-    ci95: tuple[float, float]
-    evidence: str
-    remedy: str
 
 
 # A note that is a cause: its name, the cause, and what to do.  The most specific comes first, as in `findings`.

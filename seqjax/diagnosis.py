@@ -1,6 +1,6 @@
 """What it means: the cause in words, and the changes that would help, each with its loss.
 
-Imports `config`, `models`, `forecast` and `loss_budget`.
+Imports `config`, `findings`, `models`, `forecast` and `loss_budget`.
 """
 
 import dataclasses
@@ -11,13 +11,9 @@ import numpy as np
 
 from seqjax import models
 from seqjax.config import Config, ConfigError
+from seqjax.findings import SIGMAS, WORTH_IT
 from seqjax.forecast import ForecastRefused, Outlook, look_ahead_of
 from seqjax.loss_budget import Budget, known_terms
-
-# A term is a cause when it is above this many nats per step, and above three
-# standard errors: what is smaller nobody would chase.
-WORTH_IT = 0.01
-SIGMAS = 3.0
 
 
 class Measured(NamedTuple):

@@ -1,4 +1,4 @@
-"""From arrays alone: the loss that each class of model can reach.  Imports `arrays`, `batch` and `probes`.
+"""From arrays alone: the loss that each class of model can reach.  Imports `arrays`, `findings` and `probes`.
 
 A *rung* says what a predictor may use; its loss is the held-out predictive V-entropy
 (Xu et al. 2020, arXiv:2002.10689), in nats per scored step.  Every sequence is held
@@ -22,6 +22,7 @@ import numpy as np
 from seqjax import probes
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
+from seqjax.findings import WORTH_IT
 from seqjax.observed import confined_losses
 from seqjax.probes import Fitted, LinearProbe, Part, PooledProbe, RecurrentProbe, Sight, Training
 
@@ -53,7 +54,6 @@ MAX_TOKENS = 256  # one-hot; those beyond are one
 MAX_SLOPES = 2**21  # of a linear probe across steps, else it takes longer than all others together
 STOP_STEPS = 2**12
 CONFINED_SEQUENCES = 2_000
-WORTH_IT = 0.01  # nats: what costs less is no cause of anything, as in `diagnosis`
 ALPHA = 0.05
 DRAWS = 1000
 BINS = 1000

@@ -1,7 +1,7 @@
 """What a number that a person's log shows says beside the ladder of reachable losses.
 
-Imports `config`.  Losses are nats per scored step.  A reading is a name with a text for a person; where nothing
-is sure it is None, and the text says why.  Nothing is called bad for less than `WORTH_IT`.
+Imports `config` and `findings`.  Losses are nats per scored step.  A reading is a name with a text for a
+person; where nothing is sure it is None, and the text says why.  Nothing is called bad for less than `WORTH_IT`.
 """
 
 import math
@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax.config import ConfigError, unknown_name
-
-WORTH_IT = 0.01  # nats per step; what is smaller nobody would chase: the constant of `diagnosis`
+from seqjax.findings import WORTH_IT
 
 SURE = 1.5  # times half of a 95 % interval: three standard errors, before a loss is called bad
 REACHED = 0.1  # training that leaves a tenth of what a rung tells, and no more than WORTH_IT, is still on it

@@ -16,7 +16,8 @@ import optax
 
 from seqjax.batch import Array
 from seqjax.devices import compiler_options
-from seqjax.ladder import ALPHA, WORTH_IT, Ladder, best_probe
+from seqjax.findings import WORTH_IT
+from seqjax.ladder import ALPHA, Ladder, best_probe
 from seqjax.probes import Sight
 
 SWAPPED_STEPS = 2**16  # steps evaluated for each swap

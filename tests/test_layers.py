@@ -10,7 +10,14 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
     ["experiments", "seqjax.report", "experiments.presets"],  # these import nothing of the kit
-    ["seqjax.config", "seqjax.batch", "seqjax.receptive_field", "seqjax.checkpoints", "seqjax.report.figures"],
+    [
+        "seqjax.config",
+        "seqjax.batch",
+        "seqjax.findings",
+        "seqjax.receptive_field",
+        "seqjax.checkpoints",
+        "seqjax.report.figures",
+    ],
     ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts"],
     ["seqjax.bayes"],

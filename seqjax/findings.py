@@ -1,0 +1,51 @@
+"""What a diagnosis may find: one entry, and the order of the causes.  Imports nothing of the library."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# A term is a cause when it is above this many nats per step, and above three
+# standard errors: what is smaller nobody would chase.
+WORTH_IT = 0.01
+SIGMAS = 3.0
+
+
+class Finding(NamedTuple):
+    """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise."""
+
+    cause: str
+    value: float
+    ci95: tuple[float, float]
+    evidence: str
+    remedy: str
+
+
+# The names of causes, most specific first: one that explains others stands before them.
+ORDER = (
+    # Arrays that are not what they seem make all else meaningless.
+    ("axes_swapped", "bad_values"),
+    # Outputs in a form that the loss does not expect: no training can go right on these.
+    ("single_unit_softmax", "softmax_axis", "logits_as_probabilities", "softmax_twice", "probabilities_as_logits"),
+    # Outputs that mix what should be apart: they bring blindness, leaks and wrong sights.
+    ("batch_time_swapped", "scrambled_axes", "training_mode", "batch_leak"),
+    # The answer is among what the model is given: the loss then says nothing.
+    ("target_leak", "label_in_inputs", "duplicates_across_split", "sees_future"),
+    # The training does something else than it should, then that it does too much or too little of it.
+    ("wrong_loss", "mask_inverted", "mask_ignored", "does_not_train"),
+    ("exploding_gradient", "learning_rate_high", "input_scale", "dead_units", "saturated"),
+    ("vanishing_gradient", "learning_rate_low", "stuck_at_prior"),
+    # The outputs belong elsewhere, or to nothing.
+    ("ignores_input", "constant_over_steps", "outputs_reversed", "outputs_shifted"),
+    # The labels belong elsewhere, or to nothing.
+    ("labels_unrelated", "labels_repeat_one_step", "labels_shifted", "unmasked_padding"),
+    # The number in the log is wrong, and the model may be healthy.
+    ("metric_disagrees",),
+    # What is left: terms of the account.
+    ("history_unused", "unseen_steps", "unknown_position", "model_family"),
+    ("optimisation", "generalisation", "class_imbalance", "split_shift", "label_noise"),
+)
+RANK = {cause: (n, m) for n, group in enumerate(ORDER) for m, cause in enumerate(group)}
+
+
+def ranked(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings in the order of `ORDER`; of one cause the largest first."""
+    return sorted(findings, key=lambda f: (RANK[f.cause], -f.value))
