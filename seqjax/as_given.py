@@ -1,4 +1,4 @@
-"""A person's arrays, read into one form, given back in theirs.  Imports `batch`.
+"""A person's arrays, read into one form, given back in theirs.  Imports nothing of the library.
 
 Inside the kit inputs are `[N, T, F]` and labels `[N, T]`.  The functions that a person hands
 over were written for their own arrays: tokens `[N, T]`, one-hot labels, one label per
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.batch import Batch
 
 Fit = Callable[..., Any]
 Predict = Callable[[np.ndarray], Any]
@@ -39,9 +38,8 @@ class Form(NamedTuple):
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """Inputs `[N, T, F]` as they were given."""
-        x = np.asarray(x)
-        floating = np.issubdtype(self.x_dtype, np.floating) or self.tokens
-        x = x.astype(self.x_dtype if floating else np.float32, copy=False)
+        as_they_are = np.issubdtype(self.x_dtype, np.floating) or self.tokens
+        x = np.asarray(x).astype(self.x_dtype if as_they_are else np.float32, copy=False)
         if self.x_ndim == 2:
             x = x[..., 0] if self.tokens else x[:, 0]
         return x if self.batch_first else x.swapaxes(0, 1)
@@ -128,7 +126,3 @@ def form_of(x: Any, y: Any, batch_first: bool, steps: int, tokens: bool, per_seq
         ignored=lowest if lowest < 0 else None,
     )
 
-
-def rows(batch: Batch, numbers: np.ndarray) -> Batch:
-    """Some sequences of a batch, in memory."""
-    return Batch(*(np.asarray(part[numbers]) for part in batch))
