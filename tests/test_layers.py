@@ -19,6 +19,8 @@ LAYERS = [
         "seqjax.report.figures",
     ],
     ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
+    ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
+    ["seqjax.adapters"],
     ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts"],
     ["seqjax.bayes"],
     ["seqjax.forecast", "seqjax.curves"],
