@@ -257,7 +257,7 @@ class _Model:
 
     @staticmethod
     def _pool(inputs: np.ndarray) -> np.ndarray:
-        return np.concatenate([inputs, _donors(inputs)], axis=1).reshape(-1, *inputs.shape[2:])
+        return np.concatenate([inputs, donors_of(inputs)], axis=1).reshape(-1, *inputs.shape[2:])
 
     def _unswapped(self, init: int, scales: tuple[float, float]) -> jax.Array:
         pattern = np.repeat((self.unchanged + self.first_entry)[None], self.variants, axis=0)
@@ -342,7 +342,6 @@ class _BlackBox(_Model):
 
         self._call, self._no_base = call, np.float64(0)
 
-
     def noise(self, init: int, scales: tuple[float, float]) -> float:
         """At least the rounding of the logits: foreign programs may mix sequences and steps by that much.
 
@@ -362,7 +361,7 @@ def _leaks_between_halves(model: _Model, tolerance: float) -> bool:
     return bool((model.changes(patterns, 0)[~halves] > tolerance).any())
 
 
-def _donors(inputs: np.ndarray) -> np.ndarray:
+def donors_of(inputs: np.ndarray) -> np.ndarray:
     """For every step of every sequence another real input: that step of the next sequence that differs.
 
     Where all sequences agree on a step (a start token), the input of another step.
