@@ -345,8 +345,7 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
         why = f"{len(bad_rows)} with NaN or infinity, the others with every step masked"
         raise ConfigError(f"no sequence of {of} is left of {len(keep)}: {why}")
     if present is not None and not present.all():
-        padded = Rows(x, present=present)
-        x = padded if isinstance(x, np.memmap) else padded[:]
+        x = Rows(x, present=present)  # no copy; what stands there is kept for `model_facts`
     batch = Batch(x, labels, scored)
     if not keep.all():
         rows = np.flatnonzero(keep)
