@@ -137,6 +137,7 @@ class Control(NamedTuple):
     draw: `(shape, n, rng, scaled) -> Batch`.  reachable: `(shape, view) -> nats`, None where nothing can be said.
     steps: how many steps it takes at least.  failure: what falling short means.
     per_sequence: it makes sense where sequences have one label.
+    needs: what outputs have to move with, beside the own step.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Control(NamedTuple):
     steps: int
     failure: str
     per_sequence: bool = True
+    needs: str = ""
 
 
 def scored(shape: Shape, n: int) -> np.ndarray:
@@ -262,16 +264,20 @@ def _of_last(shape: Shape, view: View) -> float:
     return total / shape.steps
 
 
+OTHER_STEPS = ("the step before", "the step after", "a step further back")
 CONTROLS = (
     Control("own_feature", own, _nothing, 1, "the training does not train"),
     Control("user_scale", own, _nothing, 1, "the inputs are not scaled"),
     Control("random_labels", at_random, lambda shape, view: shape.prior, 1, "the training sees the labels"),
-    Control("previous_step", shifted(lambda shape: 1), _of_shift(lambda shape: 1), 2, "there is no memory"),
+    Control("previous_step", shifted(lambda shape: 1), _of_shift(lambda shape: 1), 2, "there is no memory",
+            needs=OTHER_STEPS[0]),
     Control("padding", padded, _nothing, 2, "the mask is ignored", False),
-    Control("next_step", shifted(lambda shape: -1), _of_shift(lambda shape: -1), 2, "later steps are not used", False),
+    Control("next_step", shifted(lambda shape: -1), _of_shift(lambda shape: -1), 2, "later steps are not used",
+            False, OTHER_STEPS[1]),
     Control("imbalance", rare, _nothing, 1, "only the commonest class is learnt"),
-    Control("steps_back", shifted(middle), _of_shift(middle), 3, "memory is lost on the way"),
+    Control("steps_back", shifted(middle), _of_shift(middle), 3, "memory is lost on the way", needs=OTHER_STEPS[2]),
     Control("memorise", memorise, _nothing, 1, "it is too small, too short or over-regularised"),
-    Control("position", by_position, _of_position, 2, "it does not know where it is", False),
-    Control("last_step", last_event, _of_last, 2, "it does not use what it sees of the last step", False),
+    Control("position", by_position, _of_position, 2, "it does not know where it is", False, "the position"),
+    Control("last_step", last_event, _of_last, 2, "it does not use what it sees of the last step", False,
+            "the last step"),
 )  # fmt: skip
