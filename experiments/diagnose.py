@@ -4,8 +4,10 @@ python -m experiments.diagnose --data=train.npz --observed_loss=0.6053
 """
 
 import contextlib
+import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +21,7 @@ from seqjax import data_diagnosis
 from seqjax.arrays import KEYS, load
 from seqjax.report import diagnosis_console
 
+FIGURES = "seqjax.report.diagnosis_figures"
 ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
 
 
@@ -31,6 +34,8 @@ def main(argv: list[str]) -> None:
     seconds = time.perf_counter() - started
     folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
     command.use_compilation_cache(cache)
+    # Matplotlib takes a while to import; it may do so while probes train.
+    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
     known = {name: value for name, value in given.items() if name not in ARRAYS}
     with progress() as watch:
         values = data_diagnosis.diagnose(arrays, **known, watch=watch)
@@ -48,7 +53,7 @@ def progress() -> Iterator[Any]:
     with console.status("looking at the arrays") as status:
 
         def watch(what: str, value: Any) -> None:
-            status.update({"notes": "training probes", "ladder": "swapping steps"}.get(what, what))
+            status.update({"load": "training probes", "ladder": "swapping steps"}.get(what, what))
 
         yield watch
 
