@@ -452,7 +452,7 @@ def linear_on_xor(seed, wrong):
     d = draw("own", seed, 2400, 3, 4, 4)
     corner = np.array([[-1, -1, 0, 0], [-1, 1, 0, 0], [1, 1, 0, 0], [1, -1, 0, 0]])[d.events]
     rng = np.random.default_rng(seed)
-    x = (corner + 0.3 * rng.normal(size=d.x.shape)).astype(np.float32)
+    x = (corner + 0.2 * rng.normal(size=d.x.shape)).astype(np.float32)
     d = d._replace(x=x, y=d.events % 2)
     linear, corners = nearest(**d.given), nearest(d.given["x"], d.events[: len(d.given["x"])])
 

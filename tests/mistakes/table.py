@@ -153,7 +153,9 @@ def report(rows: list[dict[str, Any]]) -> str:
     by = defaultdict(list)
     for row in rows:
         by[row["cause"]].append(row)
-    lines = [f"{'cause':26} {'runs':>5} {'first':>6} {'found':>6} {'missed':>6} {'false':>6} {'seconds':>8}  said instead"]
+    lines = [
+        f"{'cause':26} {'runs':>5} {'first':>6} {'found':>6} {'missed':>6} {'false':>6} {'seconds':>8}  said instead"
+    ]
     for cause, some in [*by.items(), ("all", rows)]:
         first, found, false = (sum(row[name] for row in some) for name in ("first", "found", "false_alarm"))
         seconds = np.mean([row["seconds"] + row["twin_seconds"] for row in some]) / 2
@@ -164,7 +166,9 @@ def report(rows: list[dict[str, Any]]) -> str:
         )
     n = max(1, len(rows))
     share = {name: 100 * sum(row[name] for row in rows) / n for name in ("first", "found", "false_alarm")}
-    lines.append("first {first:.1f} %, found at all {found:.1f} %, false alarms {false_alarm:.1f} %".format(**share))
+    lines.append(
+        "first {first:.1f} %, found at all {found:.1f} %, false alarms {false_alarm:.1f} %".format(**share)
+    )
     return "\n".join(lines)
 
 
@@ -193,7 +197,10 @@ def main() -> None:
                 asked.json.write_text(json.dumps(rows, indent=1))
             if not asked.quiet:
                 mark = "  " if row["first"] else "* "
-                print(f"{mark}{row['case']} seed {seed}: {row['cause']} -> {row['verdict']} {row['findings']}", end=" ")
+                print(
+                    f"{mark}{row['case']} seed {seed}: {row['cause']} -> {row['verdict']} {row['findings']}",
+                    end=" ",
+                )
                 print(f"{row['seconds']:.0f} + {row['twin_seconds']:.0f} s", flush=True)
                 if row["false_alarm"]:
                     print(f"    FALSE ALARM: {row['twin_verdict']}\n      {row['twin_details']}", flush=True)
