@@ -1,4 +1,4 @@
-"""A user's own arrays: load, read, refuse, split.  Imports `config` and `batch`.
+"""A user's own arrays: load, read, refuse, split.  Imports `config`, `batch` and `as_given`.
 
 What is odd about arrays that can be read is the business of `data_facts`.  Arrays
 may be larger than memory: a memory-mapped one is never copied whole, only scanned
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from seqjax.as_given import Form, form_of
 from seqjax.batch import Array, Batch, check_batch
 from seqjax.config import ConfigError
 
@@ -55,6 +56,7 @@ class Arrays:
     num_tokens: the largest token plus one; None for features.
     left_out: sequences of training and validation that could not be used; see `notes`.
     val_is_given: the validation set came with the data, it is not from `split`.
+    form: how the arrays were shaped when they were given.
     """
 
     train: Batch
@@ -68,6 +70,7 @@ class Arrays:
     left_out: int = 0
     val_is_given: bool = False
     notes: tuple[Note, ...] = ()
+    form: Form | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """`data` of `result.json`, as plain JSON values."""
@@ -205,6 +208,14 @@ def load(
         left_out=sum(s.left_out for s in sets),
         val_is_given=len(sets) > 1,
         notes=tuple(notes),
+        form=form_of(
+            arrays["x"],
+            arrays["y"],
+            batch_first,
+            steps=train.batch.inputs.shape[1],
+            tokens=train.inputs_are == "tokens",
+            per_sequence=train.labels_per == "sequence",
+        ),
     )
 
 
@@ -334,8 +345,7 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
         why = f"{len(bad_rows)} with NaN or infinity, the others with every step masked"
         raise ConfigError(f"no sequence of {of} is left of {len(keep)}: {why}")
     if present is not None and not present.all():
-        padded = Rows(x, present=present)
-        x = padded if isinstance(x, np.memmap) else padded[:]
+        x = Rows(x, present=present)  # no copy; what stands there is kept for `model_facts`
     batch = Batch(x, labels, scored)
     if not keep.all():
         rows = np.flatnonzero(keep)

@@ -1,5 +1,6 @@
-"""A training curve from somebody's log: read from a file, and what it shows.  Imports `config`, `findings` and `observed`.
+"""A training curve from somebody's log: read from a file, and what it shows.
 
+Imports `config`, `findings` and `observed`.
 Losses are nats per scored step.  Where nothing is sure the reading is None, and the text says why.
 """
 

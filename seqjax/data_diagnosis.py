@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seqjax import alignment, data_facts, observed, step_swaps
+from seqjax import alignment, data_facts, model_diagnosis, observed, step_swaps
 from seqjax import curves as logs
 from seqjax import ladder as ladders
 from seqjax.arrays import Arrays, Note
@@ -20,8 +20,9 @@ from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
 from seqjax.experiment import environment
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, ranked
 from seqjax.ladder import RUNGS, Ladder, Rung
+from seqjax.model_diagnosis import UNTRAINED, Looked
 from seqjax.probes import Sight
 from seqjax.results import plain
 
@@ -63,18 +64,37 @@ def diagnose(
     linear: bool | None = None,
     history: str | Path | None = None,
     column: str | None = None,
+    predict: Any = None,
+    model: Any = None,
+    fit: Any = None,
+    causal: bool = False,
+    observed_accuracy: float | None = None,
+    control_samples: int | None = None,
+    control_seconds: float | None = None,
     seed: int = 0,
     watch: Watch = lambda what, value: None,
 ) -> dict[str, Any]:
     """The ladder of the arrays, which step needs which, and what that says of an observed loss or history.
 
+    With a `predict`, `model` or `fit` (one of them; see `adapters`) also what that does and lacks.
+
     observed_loss, observed_val_loss: nats per step, from the log of a training on these arrays.
     sees: the rung on which the trained model stands, where known; linear: whether it is linear there.
     history: a file that holds its curve; column: which one, where the file has several.
+    causal: outputs may not depend on later steps.  observed_accuracy: the share of scored steps that is right.
+    control_samples, control_seconds: of the control experiments; see `model_diagnosis.look`.
     watch: called with "data", "rung" and the like and a plain value as they are known.
 
     Raises ConfigError where the arrays are too few, or what was observed cannot be read.
     """
+    own = {"predict": predict, "model": model, "fit": fit}
+    own = {name: value for name, value in own.items() if value is not None}
+    if len(own) > 1:
+        raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
+    if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
+        raise ConfigError(
+            f"observed_accuracy={observed_accuracy}: expected 0 to 1, with a predict, model or fit to compare it with"
+        )
     if sees is not None and sees not in RUNGS:
         raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
     seconds, started = {}, time.perf_counter()
@@ -107,9 +127,29 @@ def diagnose(
     values["sufficient_rung"], values["sufficient_family"] = climbed.sufficient
     values["sentence"] = sentence(climbed)
     values |= _dependence(swaps)
-    readings: dict[str, Any] = {"observed": None, "history": None}
+    looked = None
+    if own:
+        looked = model_diagnosis.look(
+            arrays,
+            climbed,
+            swaps,
+            **own,
+            causal=causal,
+            observed_loss=observed_val_loss if observed_val_loss is not None else observed_loss,
+            observed_accuracy=observed_accuracy,
+            control_samples=control_samples,
+            control_seconds=control_seconds,
+            seed=seed,
+            watch=watch,
+        )
+        seconds |= looked.values.pop("seconds")
+        values |= looked.values
+        if looked.on is not None:
+            sees, linear = looked.on[0], looked.on[1] == "linear"
+        started = time.perf_counter()
+    readings: dict[str, Any] = {"observed": None, "curve": None}
     if curves is not None:
-        readings["history"] = _history(curves, climbed, values["ladder"])
+        readings["curve"] = _history(curves, climbed, values["ladder"])
         if observed_loss is None and observed_val_loss is None:
             observed_loss, observed_val_loss = (_last(curves, name) for name in ("train", "val"))
     if observed_loss is not None or observed_val_loss is not None:
@@ -118,7 +158,7 @@ def diagnose(
         )
     values |= readings
     every = (*arrays.notes, *notes)
-    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear)
+    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked)
     lap("findings")
     causes = {cause.note for cause in every if cause.note in CAUSES}
     values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
@@ -226,6 +266,7 @@ def findings(
     read: dict[str, Any] | None,
     sees: str | None,
     linear: bool | None,
+    looked: Looked | None,
 ) -> list[Finding]:
     """All that is wrong, the most specific first: what explains the others stands before them."""
     found = []
@@ -241,9 +282,13 @@ def findings(
         on = (read["rung"], read["family"])
     if on is not None:
         found += account(climbed, on)
-    if read is not None:
+    if read is not None and looked is None:
         found += _training(climbed, read, on)
-    return found
+    if looked is not None:
+        found += looked.findings
+        if looked.reached:  # what a loss is not left for is the cause of nothing
+            found = [finding for finding in found if finding.cause not in UNTRAINED]
+    return ranked(found)
 
 
 def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | None]) -> tuple[float, float]:
@@ -405,7 +450,7 @@ def verdict(values: dict[str, Any], climbed: Ladder, found: list[Finding]) -> di
         text += " What is left is noise in the labels, or depends on what is not among the inputs."
     else:
         cause = "healthy"
-    for name in ("observed", "history"):
+    for name in ("observed", "curve"):
         if values[name] is not None:
             text += f" {values[name]['text']}"
     return {"cause": cause, "text": text, "remedies": remedies}

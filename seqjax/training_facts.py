@@ -1,0 +1,222 @@
+"""What somebody's own training on their own data shows: its losses beside those of the outputs that came of it.
+
+Imports `batch`, `findings`, `observed` and `outputs`.  Losses are nats per scored step.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax.batch import Batch
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.observed import REACHED, nats
+from seqjax.outputs import Outputs
+
+CLIP = 1e-7  # Keras' epsilon: probabilities are kept so far from 0 and 1
+UNIT_KINDS = ("sigmoid", "logit")
+
+
+class Score(NamedTuple):
+    """How outputs fit labels.  loss, error: nats per scored step and its standard error over sequences.
+
+    accuracy, accuracy_error; commonest: the accuracy of always naming the commonest class.  prior: the entropy
+    of the labels' frequencies.  finite: no output was NaN.
+    """
+
+    loss: float
+    error: float
+    accuracy: float
+    accuracy_error: float
+    commonest: float
+    prior: float
+    finite: bool
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.loss - 1.96 * self.error, self.loss + 1.96 * self.error
+
+
+def mean_and_error(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Mean of values `[N, T]` where the mask is, and its standard error, sequences being independent."""
+    sums, counts = np.where(mask, values, 0).sum(1), mask.sum(1)
+    mean = sums.sum() / max(counts.sum(), 1)
+    return float(mean), float(np.sqrt(((sums - mean * counts) ** 2).sum()) / max(counts.sum(), 1))
+
+
+def chosen(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The entry `[N, T]` of each label in `[N, T, C]`."""
+    return np.take_along_axis(values, labels[..., None].astype(np.int64), -1)[..., 0]
+
+
+def score(outputs: Outputs, batch: Batch) -> Score:
+    """How outputs fit the labels of a batch, over its scored steps."""
+    labels, mask = np.asarray(batch.labels), np.asarray(batch.mask)
+    loss, error = mean_and_error(-chosen(outputs.log_p, labels), mask)
+    accuracy, accuracy_error = mean_and_error((outputs.log_p.argmax(-1) == labels).astype(float), mask)
+    counts = np.bincount(labels[mask])
+    p = counts[counts > 0] / counts.sum()
+    finite = bool(np.isfinite(outputs.log_p[mask]).all())
+    return Score(loss, error, accuracy, accuracy_error, float(p.max()), float(-(p * np.log(p)).sum()), finite)
+
+
+# --- Forms that a loss may have ----------------------------------------------------------------------------------
+
+
+def _softmax_twice(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    if o.kind in UNIT_KINDS:
+        return None
+    p = np.exp(o.log_p)
+    return np.log(np.exp(p).sum(-1)) - chosen(p, y)
+
+
+def _sigmoid_twice(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    if o.kind not in UNIT_KINDS:
+        return None
+    p = np.exp(o.log_p[..., 1])
+    return np.logaddexp(0, p) - y * p
+
+
+def _normalised(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """Keras divides by the sum, then clips: of numbers that are no probabilities that makes something else."""
+    if o.kind != "logits":
+        return None
+    raw = o.raw.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.nan_to_num(raw / raw.sum(-1, keepdims=True), nan=0.0)
+    return -np.log(np.clip(chosen(p, y), CLIP, 1 - CLIP))
+
+
+def _clipped(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    if o.kind not in ("logits", "logit"):
+        return None
+    raw = np.clip(o.raw.astype(np.float64), CLIP, 1 - CLIP)
+    p = np.where(y == 1, raw[..., 0], 1 - raw[..., 0]) if o.kind == "logit" else chosen(raw, y)
+    return -np.log(p)
+
+
+def _no_logarithm(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    return None if o.kind in (*UNIT_KINDS, "log_probabilities") else -chosen(o.raw.astype(np.float64), y)
+
+
+def _wrong_sign(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    return chosen(o.log_p, y)
+
+
+def _all_pairs(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """Every output against every label, as `[M, 1]` against `[M]` broadcasts to `[M, M]`: a mean over both."""
+    counts = np.bincount(y[mask], minlength=o.log_p.shape[-1])
+    return -(o.log_p @ (counts / counts.sum()))
+
+
+class Form(NamedTuple):
+    """A wrong form of the cross-entropy.  losses: `(outputs, labels, mask) -> [N, T]`, None where it cannot be."""
+
+    cause: str
+    losses: Callable[[Outputs, np.ndarray, np.ndarray], np.ndarray | None]
+    words: str
+    remedy: str
+
+
+LOGITS_REMEDY = "Put a softmax behind the last layer, or tell the loss that it is given logits (from_logits=True)."
+FORMS = (
+    Form("softmax_twice", _softmax_twice, "softmax applied to the outputs' probabilities once more",
+         "Give the loss logits, or tell it that it is given probabilities: one softmax, not two."),
+    Form("probabilities_as_logits", _sigmoid_twice, "a sigmoid applied to the outputs' probabilities once more",
+         "Give the loss logits, or tell it that it is given probabilities: one sigmoid, not two."),
+    Form("logits_as_probabilities", _normalised, "raw outputs divided by their sum and clipped, as Keras does with "
+         "what it takes for probabilities", LOGITS_REMEDY),
+    Form("logits_as_probabilities", _clipped, "the logarithm of raw outputs, clipped to 0..1", LOGITS_REMEDY),
+    Form("logits_as_probabilities", _no_logarithm, "minus the output itself, with no logarithm (as NLLLoss takes it)",
+         "NLLLoss takes log-probabilities: put a log_softmax before it, or use CrossEntropyLoss on logits."),
+    Form("wrong_loss", _wrong_sign, "the log-likelihood with the wrong sign",
+         "Minimise minus the log-likelihood: the sign of the loss is wrong."),
+    Form("wrong_loss", _all_pairs, "the mean over all pairs of outputs and labels, as broadcasting makes it",
+         "Give outputs and labels one shape before the loss: [M, 1] against [M] broadcasts to [M, M]."),
+)  # fmt: skip
+
+
+class Told(NamedTuple):
+    """What a reported loss is.  form: None where the outputs' own loss explains it.  value: the form's loss."""
+
+    form: Form | None
+    value: float
+    error: float
+    own: float
+
+
+def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None:
+    """Which form of the loss gives the last reported one on these outputs; None where none does, or several do.
+
+    The reported loss is a running mean over the last epoch, whose parameters moved, so what counts as equal is
+    how far it moved in that epoch, three standard errors, or a twentieth of it, and at least `WORTH_IT`.  A
+    training may report more than its outputs' loss (dropout, penalties): that alone says nothing.
+    """
+    losses = [float(loss) for loss in losses]
+    if not losses or not math.isfinite(losses[-1]):
+        return None
+    last, moved = losses[-1], abs(losses[-1] - losses[-2]) if len(losses) > 1 else 0.0
+    labels, mask = np.asarray(batch.labels), np.asarray(batch.mask)
+    own, own_error = mean_and_error(-chosen(outputs.log_p, labels), mask)
+
+    def tolerance(error: float) -> float:
+        return max(WORTH_IT, moved, SIGMAS * error, abs(last) / 20)
+
+    if not math.isfinite(own):
+        return None
+    if abs(last - own) <= 2 * tolerance(own_error):
+        return Told(None, own, own_error, own)
+    found: list[Told] = []
+    for form in FORMS:
+        values = form.losses(outputs, labels, mask)
+        if values is None:
+            continue
+        value, error = mean_and_error(values, mask)
+        if abs(last - value) <= tolerance(error) and abs(value - own) > 2 * tolerance(error):
+            found.append(Told(form, value, error, own))
+    causes = {f.form.cause for f in found if f.form}
+    return min(found, key=lambda f: abs(f.value - last)) if len(causes) == 1 else None
+
+
+# --- A curve -----------------------------------------------------------------------------------------------------
+
+
+class Course(NamedTuple):
+    """What a curve of losses did.  flat: it never moved.  falling: nats by which the second half fell.
+
+    steady: every epoch was below the one before.  jump: the largest rise from one epoch to the next.
+    """
+
+    finite: bool
+    flat: bool
+    steady: bool
+    falling: float
+    jump: float
+    first: float
+    last: float
+
+
+def course(losses: Sequence[float] | None) -> Course | None:
+    """None without two epochs."""
+    if losses is None or len(losses) < 2:
+        return None
+    values = np.asarray(losses, float)
+    finite = np.isfinite(values)
+    if not finite.all():
+        known = values[finite]
+        first = float(known[0]) if len(known) else math.nan
+        return Course(False, False, False, 0.0, math.inf, first, float(values[-1]))
+    moves = np.diff(values)
+    # float32 sums of thousands of terms agree to about six digits.
+    flat = float(np.abs(values - values[0]).max()) <= 1e-5 * max(1.0, abs(values[0]))
+    half = values[len(values) // 2 :] if len(values) > 3 else values
+    return Course(
+        finite=True,
+        flat=flat,
+        steady=bool((moves < 0).all()),
+        falling=float(half[0] - half[-1]),
+        jump=float(max(0.0, moves.max())),
+        first=float(values[0]),
+        last=float(values[-1]),
+    )
