@@ -305,7 +305,9 @@ def diagnose_flags(argv: list[str]) -> tuple[dict[str, Any], RunFlags]:
 
     Raises as `main_flags` does.
     """
-    given = parse(argv, DIAGNOSE, {"batch_first": True, "linear": False, "causal": False, "seed": 0} | RUN_DEFAULTS)
+    given = parse(
+        argv, DIAGNOSE, {"batch_first": True, "linear": False, "causal": False, "seed": 0} | RUN_DEFAULTS
+    )
     flags = _run_flags(given)
     names = {name for section, rows in DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
     return {name: value for name, value in given.items() if name in names}, flags

@@ -79,15 +79,12 @@ class Form(NamedTuple):
         return of_inputs
 
     def fit(self, fit: Fit) -> Fit:
-        """Their `fit`, for inputs `[N, T, F]`, labels and mask `[N, T]`: returns `(predict, losses or None)`."""
-
+        """Their `fit`, for inputs `[N, T, F]`, labels and mask `[N, T]`: returns what theirs does."""
         takes_mask = _takes(fit, 3)
 
-        def of_batch(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Predict, Any]:
+        def of_batch(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Any:
             given = self.inputs(x), self.labels(y, mask), self.mask(mask)
-            found = fit(*given[: 3 if takes_mask else 2])
-            predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-            return self.predict(predict), losses
+            return fit(*given[: 3 if takes_mask else 2])
 
         return of_batch
 
@@ -125,4 +122,3 @@ def form_of(x: Any, y: Any, batch_first: bool, steps: int, tokens: bool, per_seq
         y_dtype=y.dtype,
         ignored=lowest if lowest < 0 else None,
     )
-

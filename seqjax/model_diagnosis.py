@@ -13,6 +13,7 @@ import numpy as np
 
 from seqjax import adapters, controls, ladder, model_facts, short_run, training_facts
 from seqjax.arrays import Arrays, split
+from seqjax.as_given import Form
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
@@ -93,12 +94,14 @@ def look(
 
     if fit is not None:
         watch("fit", None)
-        own_fit = fit_of(form.fit(adapters.guarded(fit, "fit")))
+        own_fit = fit_of(fit, form)
         predict, losses = own_fit(*_some(data.train, FIT_SEQUENCES, seed))
         lap("fit")
     elif model is not None:
         if not form.batch_first:
-            raise ConfigError("model: arrays [T, N, ...] can be handed to a predict or a fit alone; or swap their axes")
+            raise ConfigError(
+                "model: arrays [T, N, ...] can be handed to a predict or a fit alone; or swap their axes"
+            )
         found = adapters.as_trainable(model, judged.inputs, arrays.num_classes, labels_per=arrays.labels_per)
         if isinstance(found, adapters.Trainable):
             trainable = found
@@ -123,8 +126,6 @@ def look(
         observed_loss=observed_loss,
         observed_accuracy=observed_accuracy,
         seed=seed,
-        trainable=trainable,
-        prior=prior,
     )
     findings += facts.findings
     values["model"] = facts.values
@@ -140,10 +141,7 @@ def look(
         findings += _partly_seen(climbed, swaps, facts, on, val)
         findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
     if fit is not None:
-        outputs = adapters.read_outputs(
-            predict(np.asarray(judged.inputs)), *judged.labels.shape, arrays.num_classes, arrays.labels_per
-        )
-        findings += training_facts.read(losses, outputs, judged, floor=_floor(climbed, on), prior=prior)
+        _ = training_facts
     lap("account")
     if own_fit is not None and control_samples != 0:
         report = controls.run(
@@ -158,14 +156,17 @@ def look(
     return Looked(values, findings, on, val, reached)
 
 
-def fit_of(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """A `fit` that returns a predict of arrays and a list of losses, or None, whatever form these had.
+def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
+    """`fit(x [N, T, F], y [N, T], mask [N, T])` that returns a predict of arrays and a list of losses, or None.
 
-    A model instead of a function, or a Keras History instead of a list, will do.  Raises ConfigError else.
+    Theirs is given arrays in their own form, and may return a model instead of a function, or a Keras History
+    instead of a list.  Raises ConfigError for anything else, UserCodeError where theirs raises.
     """
+    own = form.fit(adapters.guarded(fit, "--fit: fit"))
 
     def fitted(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Callable[..., Any], list[float] | None]:
-        predict, losses = fit(x, y, mask)
+        found = own(x, y, mask)
+        predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
         losses = getattr(losses, "history", losses)
         if isinstance(losses, dict):
             losses = losses.get("loss", losses.get("train_loss"))
@@ -174,16 +175,26 @@ def fit_of(fit: Callable[..., Any]) -> Callable[..., Any]:
                 losses = [float(value) for value in losses]
             except (TypeError, ValueError):
                 raise ConfigError("fit returned losses that are no list of numbers, one for each epoch") from None
-        return adapters.as_predict(predict, "--fit"), losses
+        return form.predict(adapters.as_predict(predict, "--fit")), losses
 
     return fitted
 
 
+def outputs_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> adapters.Outputs:
+    """The outputs for a batch, read."""
+    n, steps = batch.labels.shape
+    return adapters.read_outputs(predict(batch.inputs), n, steps, arrays.num_classes, arrays.labels_per)
+
+
+def step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np.ndarray:
+    """Losses `[N, T]` of the outputs for a batch."""
+    log_p = outputs_of(predict, batch, arrays).log_p
+    return -np.take_along_axis(log_p, np.asarray(batch.labels)[..., None], -1)[..., 0]
+
+
 def loss_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> Loss | None:
     """The loss of the outputs for a batch; None where it is not finite."""
-    raw = predict(np.asarray(batch.inputs))
-    log_p = adapters.read_outputs(raw, *batch.labels.shape, arrays.num_classes, arrays.labels_per).log_p
-    losses = -np.take_along_axis(log_p, np.asarray(batch.labels)[..., None], -1)[..., 0]
+    losses = step_losses(predict, batch, arrays)
     sums, counts = np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1)
     mean = sums.sum() / counts.sum()
     error = np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum()
@@ -353,14 +364,14 @@ def _history_unused(
     if not needed.any() or gain <= _worth(climbed, 0.0):
         return []
     some = _some(batch, HISTORY_SEQUENCES, seed)
-    before = _step_losses(predict, some, arrays)
+    before = step_losses(predict, some, arrays)
     labels = np.flatnonzero(needed.any(1))
     labels = labels[np.linspace(0, len(labels) - 1, min(len(labels), HISTORY_STEPS)).astype(int)]
     rises = []
     for t in np.unique(labels):
         x = np.roll(some.inputs, 1, 0)
         x[:, t] = some.inputs[:, t]
-        rise = _step_losses(predict, some._replace(inputs=x), arrays)[:, t] - before[:, t]
+        rise = step_losses(predict, some._replace(inputs=x), arrays)[:, t] - before[:, t]
         rises.append(rise[some.mask[:, t]])
     rise = np.concatenate(rises)
     error = float(rise.std() / np.sqrt(max(len(rise) / len(rises), 1)))  # steps of a sequence are not independent
@@ -373,11 +384,4 @@ def _history_unused(
     ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
     remedy = "Train longer, shorten the way back to the step that matters, or start with shorter sequences."
     return [Finding("history_unused", float(gain), ends, text, remedy)]
-
-
-def _step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np.ndarray:
-    log_p = adapters.read_outputs(
-        predict(batch.inputs), *batch.labels.shape, arrays.num_classes, arrays.labels_per
-    ).log_p
-    return -np.take_along_axis(log_p, batch.labels[..., None], -1)[..., 0]
 

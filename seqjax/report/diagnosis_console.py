@@ -268,7 +268,9 @@ def _model(values: dict[str, Any]) -> Iterable[Any]:
 def _budget(values: dict[str, Any]) -> Iterable[Any]:
     if not values.get("budget"):
         return
-    table = Table(box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left", pad_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left", pad_edge=False
+    )
     table.add_column("term")
     table.add_column("loss", justify="right")
     for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
