@@ -67,7 +67,8 @@ class Trainable(NamedTuple):
     trained: whether `params` were trained: True and False where that can be told, else None.
     settled: None where the model keeps no statistics of its batches.  Else `(params, x) -> Trainable`, the same
         with the statistics (batch normalisation's means and variances) that training on x at these parameters
-        would arrive at.  `apply` keeps those that the object brought: after training through `apply_training`
+        would arrive at.  `apply` keeps those that the object brought or began with (of pure functions: those
+        settled on the first x): after training through `apply_training`
         evaluate `settled(params, x).apply`.
     """
 
@@ -111,7 +112,7 @@ def as_trainable(
 ) -> Trainable | Callable[[np.ndarray], np.ndarray]:
     """A model as pure functions for JAX; a predict as of `as_predict` where JAX cannot train it.
 
-    x: inputs `[N, T, F]` (tokens: whole numbers, F = 1), of which only shape and type are used.  The model may
+    x: inputs `[N, T, F]` (tokens: whole numbers, F = 1), of which mostly shape and type are used.  The model may
         take `[N, T, F]`; Equinox modules and pure functions also `[T, F]` or `[F]`; of tokens also `[N, T]`.
     num_classes: C.  labels_per: with "sequence" the model may give `[N, C]`, which then stands at every step.
 
@@ -131,7 +132,10 @@ def as_trainable(
         raise ConfigError(f"{name} is a {type(obj).__name__}: expected {TRAINABLES}{hint}")
     if fresh:
         made = made._replace(params=None, trained=False)
-    return _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    model = _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
+        return model.settled(model.init(jax.random.key(0)), np.asarray(x[:BATCH]))
+    return model
 
 
 def _example(x: np.ndarray) -> np.ndarray:

@@ -238,7 +238,8 @@ def _functions(init: Callable, apply: Callable) -> Foreign:
     in_init = [p for p in list(parameters_of(init).values())[1:] if p.default is p.empty and p.name not in MODES]
 
     def init_all(key: Any, x: Any) -> tuple:
-        found = init(key, *([x] if in_init else []), **_mode(init, False))
+        # Haiku makes the statistics of its batches in training alone.
+        found = init(key, *([x] if in_init else []), **_mode(init, True))
         return found if stateful else (found, {})
 
     def call(params: Any, constants: Any, x: Any, training: bool | None, key: Any) -> tuple:
