@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -655,6 +657,23 @@ def test_keras_misfits():
         as_predict(wide)(X)
     assert "\n" not in str(e.value)
     assert "\x1b" not in str(e.value)
+
+
+@frameworks
+def test_keras_on_another_backend_predicts():
+    need("keras"), need("torch")
+    code = (
+        "import keras, numpy as np\n"
+        "from seqjax.adapters import as_predict, as_trainable\n"
+        f"x = np.random.default_rng(0).normal(size=({N}, {T}, {F})).astype('float32')\n"
+        f"model = keras.Sequential([keras.layers.Input((None, {F})), keras.layers.Dense({C})])\n"
+        "for predict in (as_predict(model), as_trainable(model, x, 3)):\n"
+        "    assert np.allclose(predict(x), model(x).detach().numpy(), atol=1e-5)\n"
+        "print(keras.backend.backend())\n"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == "torch", ended.stderr
 
 
 # --- PyTorch -----------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ READ = {
     "a sequence of one step": (LOGITS[:, :1], C, "sequence", "logits", FIRST, "a sequence"),
     "a sequence, each step": (LOGITS, C, "sequence", "logits", LOG_P, "[20, 5, 3]"),
     "a sequence, one unit": (UNIT[:, 0], 2, "sequence", "logit", TWO[:, :1].repeat(T, 1), "one unit a sequence"),
-    "a sequence, a column": (UNIT[:, :1], 2, "sequence", "logit", TWO[:, :1].repeat(T, 1), "one output a sequence"),
+    "a sequence, a column": (UNIT[:, :1], 2, "sequence", "logit", TWO[:, :1].repeat(T, 1), "output a sequence"),
     "a sequence, a unit each step": (UNIT, 2, "sequence", "logit", TWO, "one unit a step"),
 }  # fmt: skip
 

@@ -114,9 +114,9 @@ REFUSED = {
     ),
     "a number": (
         "my_train:number", "--fit",
-        "--fit=my_train:number: my_train.number is a int; expected a function fit(x, y, mask)",
+        "--fit=my_train:number: my_train.number is of type int; expected a function fit(x, y, mask)",
     ),
-    "a module": ("my_train:np", "--model", "--model=my_train:np: my_train.np is a module; expected a model"),
+    "a module": ("my_train:np", "--model", "--model=my_train:np: my_train.np is of type module; expected a model"),
     "too few arguments": (
         "my_train:fit_without_mask", "--fit",
         "--fit=my_train:fit_without_mask: it is fit_without_mask(x, y); expected a function fit(x, y, mask)",
@@ -202,7 +202,9 @@ def test_sys_exit_is_an_error_and_an_interrupt_is_not():
 
 
 def test_messages_of_libraries_become_one_line():
-    keras = "Exception encountered when calling Dense.call().\n\n\x1b[1mshapes differ\x1b[0m\n\nArguments received by Dense"
-    assert one_line(keras) == "Exception encountered when calling Dense.call(). shapes differ"
+    text = (
+        "Exception encountered when calling Dense.call().\n\n\x1b[1mshapes differ\x1b[0m\n\nArguments received by"
+    )
+    assert one_line(text) == "Exception encountered when calling Dense.call(). shapes differ"
     assert len(one_line("a" * 1000)) == 300
     assert str(user_code_error(ValueError(), "fit")) == "fit raised ValueError"
