@@ -428,8 +428,8 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
     size, error = gain(climbed, ("nothing", None), best)
     prior = climbed.rungs[0].loss or 0.0
-    settled = next(r.settled for r in climbed.rungs if (r.rung, r.family) == best)
-    if prior < 5 * WORTH_IT or not settled or size + 1.96 * error > WORTH_IT:
+    reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
+    if prior < 5 * WORTH_IT or reach > ladders.SETTLED or size + 1.96 * error > WORTH_IT:
         return []
     text = f"No input tells anything about the labels: the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
