@@ -5,8 +5,10 @@ python -m experiments.diagnose --data=train.npz --fit=my_module:fit
 """
 
 import contextlib
+import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,13 +24,14 @@ from seqjax.arrays import KEYS, load
 from seqjax.report import diagnosis_console
 
 DOING = {  # what is being done after what was said
-    "notes": "training probes",
+    "load": "training probes",
     "ladder": "swapping steps",
     "fit": "your training, on your arrays",
     "model": "what your model sees",
     "control": "control experiment: {}",
 }
 OWN = ("predict", "model", "fit")
+FIGURES = "seqjax.report.diagnosis_figures"
 ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
 
 
@@ -43,6 +46,8 @@ def main(argv: list[str]) -> None:
     seconds = time.perf_counter() - started
     folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
     command.use_compilation_cache(cache)
+    # Matplotlib takes a while to import; it may do so while probes train.
+    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
     known = {name: value for name, value in given.items() if name not in ARRAYS} | own
     with progress() as watch:
         values = data_diagnosis.diagnose(arrays, **known, watch=watch)

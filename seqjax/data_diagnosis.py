@@ -7,6 +7,7 @@ diagnosis in `result.json`.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ def diagnose(
         started = time.perf_counter()
 
     curves = logs.read_history(history, column) if history is not None else None
-    notes = data_facts.facts(arrays)
-    lap("facts")
-    watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
+    watch("load", None)
     sample, scale = ladders.sample(arrays, arrays.train, seed)
     if len(sample.labels) < ladders.MIN_SEQUENCES:
         raise ConfigError(
@@ -115,8 +114,13 @@ def diagnose(
             f"some and be judged on others"
         )
     lap("load")
-    climbed = ladders.climb(sample, arrays.num_classes)
-    lap("ladder")
+    with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
+        noted = pool.submit(data_facts.facts, arrays)
+        climbed = ladders.climb(sample, arrays.num_classes)
+        lap("ladder")
+        notes = noted.result()
+    lap("facts")
+    watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
     watch("ladder", [_entry(rung) for rung in climbed.rungs])
     swaps = step_swaps.dependence(climbed, arrays.num_classes)
     lap("dependence")

@@ -85,8 +85,18 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def kernels(leaves: dict[str, np.ndarray]) -> list[str]:
-    """The leaves with units: those of two or more axes."""
-    return [path for path, leaf in leaves.items() if leaf.ndim >= 2]
+    """The leaves with units: those of two or more axes that are no bias, such as that of an attention's heads.
+
+    A bias has the shape of what its kernel puts out; one for keys has no gradient by nature.
+    """
+    outputs = {(path.rpartition("/")[0], leaf.shape[1:]) for path, leaf in leaves.items()}
+    return [
+        path
+        for path, leaf in leaves.items()
+        if leaf.ndim >= 2
+        and "bias" not in path.rpartition("/")[2]
+        and (path.rpartition("/")[0], leaf.shape) not in outputs
+    ]
 
 
 def unit_axis(path: str, leaves: dict[str, np.ndarray], framework: str) -> int:
@@ -231,6 +241,12 @@ class Lab:
         there = jax.tree.unflatten(jax.tree.structure(params), other)
         x = self.train.inputs[:EVALUATED]
         return float(np.nanmax(np.abs(self.log_p(there, x) - self.log_p(params, x))))
+
+    def size_of(self, params: Any, path: str) -> float:
+        """The size of a kernel's weights beside those of a standard initialisation."""
+        leaves = flat(params)
+        units = leaves[path].shape[unit_axis(path, leaves, self.trainable.framework)]
+        return float(np.sqrt(np.square(leaves[path], dtype=np.float64).mean() * leaves[path].size / units))
 
     def spread(self, params: Any) -> float:
         """The size of log-odds: root mean square of log-probabilities around their mean over classes."""

@@ -1,29 +1,33 @@
 """What a model does, from its `predict(x)` on.
 
-Imports `arrays`, `evaluated`, `output_facts`, `swap_facts`, `reported`, `receptive_field`, `outputs`, `findings`.
+Imports `adapters`, `arrays`, `evaluated`, `output_facts`, `swap_facts`, `reported`, `receptive_field`, `outputs`, `findings`.
 The outputs are read beside the labels, then some sequences are swapped, step by step, to see what outputs depend
 on.  Nothing is trained, and nothing but the user's own inputs is shown to the model.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from seqjax import output_facts, reported, swap_facts
+from seqjax.adapters import Trainable
 from seqjax.arrays import Arrays, Rows
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.evaluated import Evaluated, as_log_p, evaluate, interval
-from seqjax.findings import SIGMAS, WORTH_IT, Finding, ranked
+from seqjax.findings import SIGMAS, Finding, ranked
 from seqjax.outputs import Outputs, read_outputs
-from seqjax.receptive_field import ReceptiveField, measure_predict
+from seqjax.receptive_field import ReceptiveField, measure, measure_predict
 
 FIRST, MOST = 128, 2_048  # sequences of a set: those of the first call, and at most
 MAX_VALUES = 2**25  # inputs of one call
 SWAPPED = (8, 7, 9, 5, 11)  # sequences that are swapped; a number without a factor in common with the steps
+TRACED_STEPS = 128  # beyond, every pair of steps at fresh parameters takes longer than all else
 PAIRS = 64  # sequences whose midpoints say whether the model is linear
 
 
@@ -53,6 +57,9 @@ def examine(
     observed_loss: float | None = None,
     observed_accuracy: float | None = None,
     seed: int = 0,
+    trainable: Trainable | None = None,
+    prior: float | None = None,
+    ladder: Sequence[dict[str, Any]] = (),
     seconds: float = 20.0,
 ) -> ModelFacts:
     """Everything that a predict shows on these arrays.
@@ -60,6 +67,10 @@ def examine(
     predict: `x [n, T, F] -> outputs` in any form that `read_outputs` takes, for any n.
     causal: outputs may not depend on later steps.
     observed_loss, observed_accuracy: as in the user's log.
+    trainable: the same model as pure functions: what it sees at fresh parameters counts as seen, too, so that a
+        model which has learnt to look at nothing is not taken for one that cannot.
+    prior: the loss of guessing, where known; else that of the labels at hand.
+    ladder: as in `result.json`, where known: what the model's rung allows tells slow labels from shifted outputs.
     seconds: about how long it may take; a predict that is slow is asked less.
 
     Raises ConfigError where the outputs fit nothing, and what predict raises.
@@ -97,7 +108,9 @@ def examine(
     field, family, swap_values, swap_findings, small = None, None, {}, [], []
     try:
         left = max(2.0, seconds - (time.perf_counter() - started))
-        field, family, swap_values, swap_findings, small = _swaps(predict, batch, arrays, e, causal, seed, left)
+        field, family, swap_values, swap_findings, small = _swaps(
+            predict, batch, arrays, e, causal, seed, left, trainable
+        )
     except ConfigError as error_of_theirs:
         # With all sequences it answered, or this line would not be reached.
         swap_values["swaps"] = f"not tried: with few sequences {error_of_theirs}"
@@ -105,13 +118,17 @@ def examine(
     findings += swap_findings
     findings += [f for f in (output_facts.form(e, small), output_facts.ignores_input(e)) if f]
     by_steps = None if arrays.labels_per == "sequence" else output_facts.constant_over_steps(e)
-    findings += [f for f in (by_steps, output_facts.wrong_classes(sets), output_facts.misaligned(sets)) if f]
+    findings += [f for f in (by_steps, output_facts.wrong_classes(sets)) if f]
+    rung = None if field is None else rung_of(field, e)
+    reachable = [r.get("loss") for r in ladder if (r["rung"], r.get("family")) == (rung, "nonlinear")]
+    moved = output_facts.misaligned(sets, prior, *reachable[:1])
+    findings += [moved] if moved and arrays.labels_per == "step" else []
     if any(f.cause == "ignores_input" for f in findings):
         findings = [f for f in findings if f.cause != "constant_over_steps"]
+    values["recalibrated_loss"] = output_facts.recalibrated_loss(e)
     values["shifts"] = {str(a.name): a.loss for a in output_facts.alignments(e)}
     values["reported"], disagreement = reported.compare(sets, observed_loss, observed_accuracy)
     findings += [disagreement] if disagreement else []
-    rung = None if field is None else rung_of(field, e)
     values |= {"rung": rung, "family": family}
     return ModelFacts(values, ranked(findings), rung, family, loss, error, sets)
 
@@ -182,7 +199,14 @@ def _not_finite(n: int, m: int) -> Finding:
 
 
 def _swaps(
-    predict: Callable, batch: Batch, arrays: Arrays, e: Evaluated, causal: bool, seed: int, seconds: float
+    predict: Callable,
+    batch: Batch,
+    arrays: Arrays,
+    e: Evaluated,
+    causal: bool,
+    seed: int,
+    seconds: float,
+    trainable: Trainable | None,
 ) -> tuple[ReceptiveField | None, str | None, dict[str, Any], list[Finding], list[np.ndarray]]:
     """Receptive field, family, values, findings, and raw outputs of two calls with few sequences."""
     n, steps = batch.labels.shape
@@ -193,7 +217,8 @@ def _swaps(
     x, mask = as_given(batch.inputs, rows), np.asarray(batch.mask[rows])
 
     def raw_of(x: np.ndarray) -> np.ndarray:
-        return read_outputs(predict(x), len(x), steps, arrays.num_classes, arrays.labels_per).raw
+        raw = read_outputs(predict(x), len(x), steps, arrays.num_classes, arrays.labels_per).raw
+        return np.maximum(raw, -100) if e.kind == "log_probabilities" else raw
 
     def log_p_of(x: np.ndarray) -> np.ndarray:
         # What is certain beyond 1e-13 changes nothing any more, and infinities would hide all else.
@@ -205,7 +230,8 @@ def _swaps(
     if arrays.labels_per == "sequence":
         small = [part[:, -1:] for part in small]
     values: dict[str, Any] = {}
-    scored = np.asarray(batch.mask[:2_048]).any(0)
+    scored = np.array(batch.mask[:MOST]).any(axis=0)
+    assert isinstance(scored, np.ndarray)
     try:
         field = measure_predict(log_p_of, x, scored=scored, seconds=seconds / 3)
     except ValueError as refused:  # all inputs alike, or outputs that are not finite
@@ -236,6 +262,13 @@ def _swaps(
     values["influence_nats"] = moved
     if unsteady:
         field = _above_noise(field, moved)
+    if (
+        trainable is not None
+        and steps <= TRACED_STEPS
+        and (could := _at_fresh_parameters(trainable, x)) is not None
+    ):
+        field = dataclasses.replace(field, sees=field.sees | could)
+        values["receptive_field"] = field.sees
     others = field.sees & ~np.eye(steps, dtype=bool)
     values["sees_other_steps"] = bool(others[scored].any())
     own, other = moved["own"], moved["others"]
@@ -248,6 +281,16 @@ def _swaps(
     findings.append(swap_facts.mask_ignored(padding))
     family = family_of(log_p_of, batch, field, arrays, seed)
     return field, family, values, [f for f in findings if f], small
+
+
+def _at_fresh_parameters(trainable: Trainable, x: np.ndarray) -> np.ndarray | None:
+    """What the model sees before any training, `[T, T]`; None where its outputs there are not finite."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(trainable.init(key) for key in keys))
+    try:
+        return measure(trainable.apply, params, x).sees
+    except ValueError:
+        return None
 
 
 def _above_noise(field: ReceptiveField, moved: dict[str, Any]) -> ReceptiveField:
@@ -268,7 +311,8 @@ def _sees_future(field: ReceptiveField, later: dict[str, Any] | None, scored: np
         return None
     (low, high), mean = later["ci95"], later["nats"]
     text = f"Outputs move by {mean:.3f} nats when the inputs of later steps are swapped ({int(cells.sum())} of "
-    text += f"{int(np.triu(np.ones_like(field.sees), 1)[scored].sum())} pairs of an output and a later step), and they may not."
+    text += f"{int(np.triu(np.ones_like(field.sees), 1)[scored].sum())} pairs of an output and a later step), "
+    text += "and they may not."
     how = "Use a causal mask, causal padding, or one direction only."
     return Finding("sees_future", mean, (low, high), text, how)
 

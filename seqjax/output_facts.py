@@ -166,6 +166,11 @@ def recalibrated(e: Evaluated) -> np.ndarray:
     return as_log_p(math.exp(best[0]) * e.log_p + best[1:], "logits")
 
 
+def recalibrated_loss(e: Evaluated) -> float:
+    """Nats per scored step, with outputs as sure as they should be."""
+    return e.mean(-of_labels(recalibrated(e), e.labels))[0]
+
+
 def ignores_input(e: Evaluated) -> Finding | None:
     """The same outputs for all sequences."""
     if len(e.labels) < 2:
@@ -260,6 +265,7 @@ def rounding_of(log_p: np.ndarray) -> float:
 # --- Alignment ---------------------------------------------------------------------------------------------------
 
 MAX_SHIFT = 16
+NEARLY = 0.1  # a tenth of what was missing is still missing
 
 
 class Alignment(NamedTuple):
@@ -309,26 +315,33 @@ def alignments(e: Evaluated) -> list[Alignment]:
     return found
 
 
-def misaligned(sets: Sequence[Evaluated]) -> Finding | None:
+def misaligned(
+    sets: Sequence[Evaluated], prior: float | None = None, reachable: float | None = None
+) -> Finding | None:
     """Outputs that stand at other steps than their labels, on every set.
 
     In a slowly varying series a healthy causal model's outputs fit the labels of the step before better than
     their own, and this is no fault.  Yet its outputs know how sure they may be: the loss that they expect of
     themselves (their entropy) is the loss that they have.  Outputs at the wrong place are surer than they are
     right, here, and as sure as they are right, there, where they tell more than guessing.  A gain must be above three standard errors for all shifts
-    together (Bonferroni); what the outputs overrate must come to less than half, to either side, when they are moved.
+    together (Bonferroni); what the outputs overrate must come to less than a tenth, to either side, when they are moved.
+    prior: the loss of guessing, where known.
+    reachable: a loss that what the model sees allows, where known: outputs that come near to it once they are
+    recalibrated stand where they should, however sure they are.
     """
     found: list[Alignment] = []
     for e in sets:
         scanned = alignments(e)
-        guessing = float(entropy_of(np.log(np.maximum(e.prior, 1e-12))))
+        guessing = float(entropy_of(np.log(np.maximum(e.prior, 1e-12)))) if prior is None else prior
         sigmas = _sigmas(len(scanned))
+        if reachable is not None and recalibrated_loss(e) - reachable < WORTH_IT:
+            return None
         able = [
             a
             for a in scanned
             if a.gain > max(WORTH_IT, sigmas * a.error)
             and a.excess > WORTH_IT
-            and abs(a.excess_there) < a.excess / 2
+            and abs(a.excess_there) < NEARLY * a.excess
             and a.loss < guessing - WORTH_IT
         ]
         if not able:

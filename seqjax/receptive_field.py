@@ -162,9 +162,9 @@ def _field(
 ) -> ReceptiveField:
     """Everything but the leak.  swapped: the steps that are swapped, all where None."""
     inits = range(model.num_inits)
-    influence, strength, moved = _swaps(model, tolerance, model.unchanged if swapped is None else swapped)
-    partly = swapped is not None and len(swapped) < model.seq_len
-    if partly:
+    swapped = model.unchanged if swapped is None else swapped
+    influence, strength, moved = _swaps(model, tolerance, swapped)
+    if len(swapped) < model.seq_len:
         undecided = ~np.isin(model.unchanged, swapped)[None] & ~np.eye(model.seq_len, dtype=bool)
         undecided = undecided | (_tails(strength, moved) if moved.any() else True)
     else:

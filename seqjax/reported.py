@@ -7,17 +7,19 @@ set, to the digits in which it was written; or where the number is one that no r
 table has it within three standard errors.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.evaluated import Evaluated, as_log_p, interval, of_labels
+from seqjax.evaluated import Evaluated, interval, of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import nats, rounding
 
-ROUNDING = 1e-3  # relative: sums in single precision, and means of batches of which the last is smaller
+ROUNDING = 1e-4  # relative, of a loss: sums in single precision
+BY_ACCIDENT = 0.02  # the share of healthy numbers, somewhere near, that one of the table would fit
 CLIP = 1e-7  # Keras' epsilon
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 
@@ -55,16 +57,15 @@ def compare(
         values["loss"], one = _compare("loss", loss, sets, lambda e: e.mean(e.losses), right_losses, wrong_losses)
         found.append(one or _units_under_softmax(loss, sets))
     if accuracy is not None and math.isfinite(accuracy):
-        by = 100 if 1 < accuracy <= 100 else 1
-        values["accuracy"], one = _compare(
-            "accuracy",
-            accuracy / by,
-            sets,
-            lambda e: e.mean(e.correct),
-            lambda e: [e.mean(e.correct)],
-            wrong_accuracies,
-            by,
-        )
+        one = None
+        # Above 1 it is per cent, if that is right or can be named; or a sum.
+        for per in (100, 1) if accuracy > 1 else (1,):
+            of = functools.partial(_compare, "accuracy", accuracy / per, sets, per=per)
+            values["accuracy"], one = of(
+                lambda e: e.mean(e.correct), lambda e: [e.mean(e.correct)], wrong_accuracies
+            )
+            if one or values["accuracy"]["agrees"]:
+                break
         found.append(one)
     return values, next((one for one in found if one), None)
 
@@ -81,26 +82,27 @@ def _compare(
     digits = rounding(number * per) / per
     recomputed = {e.name: right(e)[0] for e in sets}
     values: dict[str, Any] = {"reported": number, "recomputed": recomputed, "agrees": True, "evaluation": None}
-
-    def near(value: float, error: float, whole: bool) -> bool:
-        return abs(number - value) <= digits + (ROUNDING * abs(value) if whole else SIGMAS * error)
-
-    if any(near(value, error, False) for e in sets for value, error in also_right(e)):
+    if any(abs(number - value) <= digits + SIGMAS * error for e in sets for value, error in also_right(e)):
         return values, None
     values["agrees"] = False
-    off = [number - value for value in recomputed.values()]
-    # While a model learns, losses are higher and accuracies lower than at the end, and no worse than at the start.
-    better = max(off) < 0 if name == "loss" else min(off) > 0
-    start = math.log(sets[-1].log_p.shape[-1])
-    unheard = better or number < 0 or (name == "loss" and number > start + WORTH_IT > max(recomputed.values()))
+    # What can hardly be told from the right number is not told from it.
+    table = [
+        (e, one)
+        for e in sets
+        for one in wrong(e)
+        if math.isfinite(one.value)
+        and min(abs(one.value - value) for value in recomputed.values()) > max(WORTH_IT, digits)
+    ]
+    slack = ROUNDING * abs(number) if name == "loss" else 0.0
+    near = sum(abs(one.value - number) < abs(number) / 2 for e, one in table if e.complete)
+    telling = near * 2 * (digits + slack) <= BY_ACCIDENT * abs(number)
+    unheard = _unheard(name, number, list(recomputed.values()), sets[-1].log_p.shape[-1])
     fits = []
-    for e in sets:
-        for one in wrong(e):
-            exact = e.complete and near(one.value, 0.0, True)
-            # What can hardly be told from the right number is not told from it.
-            apart = min(abs(one.value - value) for value in recomputed.values()) > max(WORTH_IT, digits)
-            if apart and math.isfinite(one.value) and (exact or (unheard and near(one.value, one.error, False))):
-                fits.append((not exact, abs(number - one.value), e, one))
+    for e, one in table:
+        off = abs(number - one.value)
+        exact = telling and e.complete and off <= digits + slack
+        if exact or (unheard and off <= digits + SIGMAS * one.error):
+            fits.append((not exact, off, e, one))
     if not fits:
         return values, None
     _, _, e, one = min(fits, key=lambda fit: fit[:2])
@@ -114,6 +116,16 @@ def _compare(
     if one.cause == "metric_disagrees":
         text += " The evaluation is what is wrong; the model may be healthy."
     return values, Finding(one.cause, abs(distance), interval(abs(distance), error), text, REMEDIES[one.cause])
+
+
+def _unheard(name: str, number: float, recomputed: list[float], classes: int) -> bool:
+    """A number that is no mean of healthy training: while a model learns its losses are higher, and accuracies
+    lower, than at the end; yet not twice as high as those of outputs that say nothing.  With both sets at hand, it
+    cannot be better than both."""
+    if name == "accuracy":
+        return number > 1 or (len(recomputed) > 1 and number > max(recomputed))
+    too_high = number > 2 * math.log(classes) > 2 * max(recomputed)
+    return number < 0 or too_high or (len(recomputed) > 1 and number < min(recomputed))
 
 
 def _units_under_softmax(loss: float, sets: Sequence[Evaluated]) -> Finding | None:
@@ -254,7 +266,6 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
         yield Evaluation("an argmax over one unit, which is always class 0", *e.mean(e.labels == 0))
         at_half = (e.raw[..., 0] > 0.5) == (e.labels == 1)
         yield Evaluation("a raw output taken for class 1 above 0.5", *e.mean(at_half))
-        # exact equality of a float and a class
         yield Evaluation("raw outputs that equal the label exactly", *e.mean(e.raw[..., 0] == e.labels))
     wrong = (mask & ~correct).any(1, keepdims=True)
     if steps > 1:
@@ -277,13 +288,11 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
         yield Evaluation(
             "correct steps divided by the number of sequences", mean * mask.sum(1).mean(), error * steps
         )
-    shares = [np.bincount(part[mask], minlength=classes) / mask.sum() for part in (guesses, e.labels)]
-    yield Evaluation(
-        "a mean over all pairs of sequences (labels broadcast against outputs)",
-        float(shares[0] @ shares[1]),
-        error,
-    )
-    commonest = int(shares[1].argmax())
+    counts = np.maximum(mask.sum(0), 1)[:, None]
+    pairs = [np.where(mask[..., None], part, 0).sum(0) / counts for part in (np.eye(classes)[guesses], hot)]
+    across = float(((pairs[0] * pairs[1]).sum(-1) * mask.sum(0)).sum() / mask.sum())
+    yield Evaluation("a mean over all pairs of sequences (labels broadcast against outputs)", across, error)
+    commonest = int(e.prior.argmax())
     yield Evaluation("the share of the commonest class", *e.mean(e.labels == commonest))
     if not mask.all():
         everywhere = e._replace(mask=np.ones_like(mask))

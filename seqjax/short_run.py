@@ -71,8 +71,9 @@ class Seen(NamedTuple):
     """What causes are read from.
 
     loss, gain: nats per step on validation after training, and how much less than by guessing.  floor, needs: as
-    given to `instrumented`.  over: nats above the floor where there are any for sure, else None.  gained: by name
-    of another start, nats that it gains in each initialisation.  influences: of each run, before and after.
+    given to `instrumented`.  over: nats above the floor where there are any for sure, else None.  ends: by name of
+    another start, the losses of all runs as given and so started, at most the prior's.  influences: of each run,
+    before and after.
     """
 
     lab: Lab
@@ -82,7 +83,7 @@ class Seen(NamedTuple):
     floor: float | None
     needs: int | None
     over: float | None
-    gained: Callable[[str], np.ndarray]
+    ends: Callable[[str], tuple[np.ndarray, np.ndarray]]
     influences: list[dict[str, dict[str, np.ndarray]]]
 
     @property
@@ -99,17 +100,21 @@ class Seen(NamedTuple):
     def better(self, *ways: str) -> tuple[float, tuple[float, float], str] | None:
         """The first of some other starts that gains for sure: nats, their interval, and in words."""
         for way in ways:
-            gains = self.gained(way)
-            low, high = interval(gains)
+            given, other = self.ends(way)
+            low, high = interval(given - other)
             if low > WORTH_IT:
-                value = float(gains.mean())
-                words = f"{IN_WORDS[way]} the same {self.updates} updates end {value:.3f} nats lower"
-                return value, (low, high), words
+                words = f"{IN_WORDS[way]} the same {self.updates} updates end at {other.mean():.3f}"
+                return float((given - other).mean()), (low, high), f"{words}, and as given at {self.loss.mean:.4g}"
         return None
 
     def curves(self, when: str) -> list[np.ndarray]:
         """Influence by distance `[T]` of each run, by gradients where there are any."""
         return [of[when].get("gradient", of[when]["swap"]) for of in self.influences]
+
+
+def most(curve: np.ndarray) -> float:
+    """The largest entry that is a number; 0 where none is."""
+    return float(np.nan_to_num(curve, nan=0.0).max(initial=0.0))
 
 
 def does_not_train(seen: Seen) -> Finding | None:
@@ -135,22 +140,22 @@ def does_not_train(seen: Seen) -> Finding | None:
         moved = max(lab.moved_by(at, path) for at in (fresh, given))
         if moved > VISIBLE:
             cut.append(path)
-        elif moved == 0 and lab.train.labels.shape[1] > 1:  # of one step, no recurrence is used
-            apart.append(path)
+        elif moved == 0 and lab.train.labels.shape[1] > 1 and (seen.over is not None or seen.floor is None):
+            apart.append(path)  # of one step no recurrence is used, and what is spare does no harm
     remedies = (
         (
             cut,
             "the outputs move with {}, but no gradient arrives there",
-            "Look between {} and the outputs for stop_gradient, argmax, rounding or a comparison, and put something "
-            "that has a gradient in its place.",
+            "Look between {} and the outputs for stop_gradient, argmax, rounding or a comparison, and put "
+            "something there that has a gradient.",
         ),
         (
             alive if constant else [],
-            f"{', '.join(constant[:2])} starts as a constant, and so the gradient of {{}} is 0 and stays it",
+            f"as {' and '.join(constant[:2])} starts at one number, no gradient arrives at {{}}",
             "Start kernels at random numbers; only biases, and the last layer of a branch that is added to its "
             "input, may start at 0.",
         ),
-        (apart, "no output moves with {}", "Connect it, or take it out: {} is made and not used."),
+        (apart, "no output moves with {}", "Use what {} makes, or take it out; see whether its inputs are all 0."),
     )
     for paths, what, remedy in remedies:
         if any(first[path].ndim >= 2 for path in paths):
@@ -158,7 +163,7 @@ def does_not_train(seen: Seen) -> Finding | None:
             paths = sorted(paths, key=list(first).index)
             names = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
             text = (
-                f"The gradient of {share:.0%} of the parameters (value: the share) is exactly 0 on every sequence, "
+                f"The gradient of {share:.0%} of the parameters (value: the share) is exactly 0 on all sequences, "
                 f"before and after {seen.updates} updates from {len(runs)} initialisations: {what.format(names)}."
             )
             return Finding("does_not_train", share, (share, share), text, remedy.format(names))
@@ -170,8 +175,8 @@ def cut_between_steps(seen: Seen) -> Finding | None:
     reads = [of[when] for of in seen.influences for when in ("before", "after")]
     if seen.over is None or seen.needs == 0 or not all("gradient" in read for read in reads) or not reads:
         return None
-    pulled = max(np.nanmax(read["gradient"][1:]) for read in reads)
-    moved = min(np.nanmax(read["swap"][1:]) for read in reads)
+    pulled = max(most(read["gradient"][1:]) for read in reads)
+    moved = min(most(read["swap"][1:]) for read in reads)
     if pulled > 0 or not moved > VISIBLE:
         return None
     return Finding(
@@ -214,7 +219,7 @@ def input_scale(seen: Seen) -> Finding | None:
         return None
     value, ci95, words = found
     remedy = "Standardise every feature: subtract its mean and divide by its deviation over the training set."
-    return Finding("input_scale", value, ci95, f"{odd}; {words} than {seen.loss.mean:.3f}.", remedy)
+    return Finding("input_scale", value, ci95, f"{odd}; {words}.", remedy)
 
 
 def exploding(seen: Seen) -> Finding | None:
@@ -239,7 +244,7 @@ def exploding(seen: Seen) -> Finding | None:
         return Finding("exploding_gradient", k / n, (low, high), text, remedy)
     if not seen.influences:
         return None
-    growth = np.log10([max(np.nanmax(c[1:]), TINY) / max(c[0], TINY) for c in seen.curves("before")])
+    growth = np.log10([max(most(c[1:]), TINY) / max(most(c[:1]), TINY) for c in seen.curves("before")])
     low, high = interval(growth)
     worse = -seen.gain.mean > WORTH_IT + SIGMAS * seen.gain.se
     if not low > -np.log10(VANISHED):
@@ -247,9 +252,9 @@ def exploding(seen: Seen) -> Finding | None:
     found = None if worse else seen.better("fresh", "shrunk")
     if not worse and not found:
         return None
-    harm = found[2] if found else f"after {seen.updates} updates the loss, {seen.loss.mean:.3f}, is above guessing"
+    harm = found[2] if found else f"after {seen.updates} updates the loss, {seen.loss.mean:.3g}, is above guessing"
     text = (
-        f"The inputs of other steps move the outputs 10^{growth.mean():.1f} (value: the exponent) times as much as "
+        f"Inputs of other steps move the outputs 10^{growth.mean():.1f} (value: the exponent) times as much as "
         f"those of their own, in sequences of {steps} steps; {harm}."
     )
     return Finding("exploding_gradient", float(growth.mean()), (low, high), text, remedy)
@@ -285,7 +290,7 @@ def dead_units(seen: Seen) -> Finding | None:
 
 
 def saturated(seen: Seen) -> Finding | None:
-    """Gradients that rise by orders of magnitude when parameters shrink, or outputs that are sure from the start."""
+    """Parameters so large that gradients rise when they shrink, or that outputs are sure from the start."""
     lab, runs = seen.lab, seen.runs
     small = [lab.gradients(scaled(run.start, SHRUNK)) for run in runs]
     rises = {
@@ -298,14 +303,16 @@ def saturated(seen: Seen) -> Finding | None:
         for path in kernels(runs[0].before)
     }
     path = max(rises, key=lambda p: rises[p].mean(), default="")
+    sizes = {path: interval(lab.size_of(run.start, path) for run in runs)[0] for path in rises}
+    widest = max(sizes, key=lambda p: sizes[p], default="")
     spread = np.array([lab.spread(run.start) for run in runs])
     if rises and interval(rises[path])[0] > np.log10(SATURATED):
-        text = (
-            f"With all parameters a tenth as large the gradient of {path} is 10^{rises[path].mean():.1f} times what "
-            f"it is: activations are at their limits"
-        )
+        times = f"10^{rises[path].mean():.1f} times"
+        text = f"With parameters a tenth as large the gradient of {path} is {times} what it is"
+    elif rises and sizes[widest] > LARGE:
+        text = f"The weights of {widest} are {sizes[widest]:.0f} times as large as of a standard initialisation"
     elif interval(spread)[0] > LARGE:
-        text = f"Before training the log-odds of the outputs have a size of {spread.mean():.0f}, where a softmax is flat"
+        text = f"Before training the outputs have log-odds of {spread.mean():.0f}"
     else:
         return None
     found = seen.better("fresh", "shrunk")
@@ -313,7 +320,7 @@ def saturated(seen: Seen) -> Finding | None:
         return None
     value, ci95, words = found
     remedy = "Start with smaller weights (variance 1 / inputs of the layer), or normalise before the activation."
-    return Finding("saturated", value, ci95, f"{text}; {words}.", remedy)
+    return Finding("saturated", value, ci95, f"{text}: activations are at their limits; {words}.", remedy)
 
 
 def vanishing_over_steps(seen: Seen) -> Finding | None:
@@ -321,13 +328,12 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
     lab, needs = seen.lab, seen.needs
     if seen.over is None or not needs or not seen.influences or needs >= lab.train.labels.shape[1]:
         return None
-    there = [curve[needs:] for of in seen.influences for curve in of["after"].values()]
-    if not max(np.nanmax(curve, initial=0) for curve in there) > 0:
+    if not max(most(curve[needs:]) for of in seen.influences for curve in of["after"].values()) > 0:
         return None  # not seen, for all that can be told
     # The noise of a mean over all steps of training, in units of what one step gives.
     limit = float((seen.updates * BATCH * lab.train.mask.sum(1).mean()) ** -0.5)
     shares = [
-        np.log10([max(np.nanmax(c[needs:], initial=0) / max(np.nanmax(c), TINY), TINY) for c in seen.curves(when)])
+        np.log10([max(most(c[needs:]) / max(most(c), TINY), TINY) for c in seen.curves(when)])
         for when in ("before", "after")
     ]
     low, high = interval(shares[1])
@@ -338,7 +344,7 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
         "vanishing_gradient",
         value,
         (float(10**low), float(10**high)),
-        f"The labels need inputs {needs} steps away, whose gradient is {value:.1e} (value) of that of the nearest: "
+        f"The labels need inputs {needs} steps away, whose gradient is {value:.1e} (value) of the largest: "
         f"below the {limit:.1e} that training can tell from noise; {seen.left}.",
         "Use a gated recurrence that starts by remembering (LSTM with a forget bias of 1 or more), orthogonal "
         "recurrent weights, attention, or connections that skip steps.",
@@ -395,6 +401,9 @@ CAUSES = (
 )
 
 
+PATIENT = ("dead_units", "vanishing_gradient", "stuck_at_prior")
+
+
 def _reads(runs: list[Run]) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
     return [run.before for run in runs], [run.after for run in runs]
 
@@ -436,17 +445,17 @@ def instrumented(
     guessing = lab.prior if prior is None else np.full(lab.prior.shape, prior)
 
     def each(runs: list[Run]) -> np.ndarray:
-        """Nats per step of each run; one that is not finite is no better than guessing."""
+        """Nats per step of each run; at most those of guessing, so that one disaster is not the mean."""
         losses = np.array([run.val.sum(where=mask) / mask.sum() for run in runs])
-        return np.where(np.isfinite(losses), losses, guessing.sum(where=mask) / mask.sum())
+        return np.fmin(losses, guessing.sum(where=mask) / mask.sum())
 
     def look(runs: list[Run]) -> Seen:
-        known: dict[str, np.ndarray] = {}
+        known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-        def gained(way: str) -> np.ndarray:
+        def ends(way: str) -> tuple[np.ndarray, np.ndarray]:
             if way not in known:
-                length = len(runs[0].losses) // SEGMENT
-                known[way] = each(runs) - each(lab.runs(lab.started(way), length, way == "standardised"))
+                others = lab.runs(lab.started(way), len(runs[0].losses) // SEGMENT, way == "standardised")
+                known[way] = each(runs), each(others)
             return known[way]
 
         val = np.stack([np.where(np.isfinite(run.val[mask]).all(), run.val, guessing) for run in runs])
@@ -457,21 +466,29 @@ def instrumented(
             {"before": lab.influences(run.start), "after": lab.influences(run.state.params)}
             for run in (runs if mask.shape[1] > 1 else [])
         ]
-        return Seen(lab, runs, loss, gain, floor, needs, over, gained, moved)
+        return Seen(lab, runs, loss, gain, floor, needs, over, ends, moved)
 
     seen = look(lab.runs(lab.starts, segments))
     found = findings(seen)
-    left = seconds - (time.perf_counter() - began)
-    more = min((PATIENCE - 1) * segments, int(left / segment))
-    if found and seen.over is not None and more > 0:  # what is only slow is no fault
-        seen = look(lab.go_on(seen.runs, more))
-        found = findings(seen)
+
+    def patient(finding: Finding) -> bool:
+        """Laid at the model's door for a loss that could be lower: it may only be slow."""
+        return finding.cause in PATIENT or finding.value == seen.over
+
+    if any(patient(finding) for finding in found):
+        left = seconds - (time.perf_counter() - began)
+        more = min(PATIENCE * SEGMENTS - segments, int(left / segment))
+        if segments + more >= PATIENCE * SEGMENTS // 2:
+            seen = look(lab.go_on(seen.runs, more))
+            found = findings(seen)
+        else:  # no time to find out
+            found = [finding for finding in found if not patient(finding)]
     params = seen.runs[int(np.argmin(each(seen.runs)))].state.params
     return ShortRun(plain(values_of(seen, params)), found, lab.predict(params), params)
 
 
 def values_of(seen: Seen, params: Any) -> dict[str, Any]:
-    """What was measured: means over initialisations.  gradients, dead_share: by leaf, before and after training."""
+    """What was measured: means over initialisations; gradients and dead shares by leaf, before and after."""
     lab, runs, when = seen.lab, seen.runs, ("before", "after")
     leaves = flat(params)
     axes = {path: unit_axis(path, leaves, lab.trainable.framework) for path in kernels(leaves)}

@@ -121,7 +121,7 @@ def mixing(box: Box, seed: int = 0) -> tuple[Mixing, list[tuple[int, int]]]:
     at = tuple(np.transpose(pairs))
     moved = [box.moves(part)[np.arange(TRIED), *at] for part in which]
     order = np.abs(box.of(reordered) - box.base).max(-1)[np.arange(TRIED), *at] > box.tolerance
-    return Mixing(*moved, order), pairs
+    return Mixing(moved[0], moved[1], moved[2], order), pairs
 
 
 def leak(box: Box, seed: int = 0) -> Finding | None:
@@ -211,8 +211,7 @@ def scrambled(box: Box, raw: Callable[[np.ndarray], np.ndarray], seed: int = 0) 
     (s F + f) mod T: the outputs then depend on cells by that, in a relation of distance alone (a window, or all
     earlier ones), and not by s.  The same with raw outputs, whose class c at step t comes from (t C + c) mod T.
     """
-    rows, steps, features = box.inputs.shape
-    if steps < 2 or box.leaks:
+    if box.inputs.shape[1] < 2 or box.leaks:
         return None
     for of, (kind, moved, s, place) in (
         ("inputs [N, T, F] to [N, F, T]", _cells(box, seed)),
