@@ -317,7 +317,7 @@ def state_not_put_back(seed, wrong):
     d = draw("own", seed, 1300, 6, 5, 3)
     made = lambda: nnx.Sequential(
         nnx.Linear(5, 24, rngs=nnx.Rngs(seed)), nnx.relu, nnx.Linear(24, 3, rngs=nnx.Rngs(seed + 1))
-    )  # noqa: E501, E731
+    )
     graph, start = nnx.split(made())
     net = Net(lambda key: start, lambda state, x: nnx.merge(graph, state)(x))
     train = trainer(net)

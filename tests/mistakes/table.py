@@ -23,6 +23,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import numpy as np  # noqa: E402
+
 from mistakes.cases import CASES, Case, Given  # noqa: E402
 
 # Of which module the cases come, and what must be there for it.
@@ -46,7 +47,7 @@ def load(frameworks: list[str] | None = None) -> dict[str, str]:
 
 
 def log_p(outputs: Any, classes: int) -> np.ndarray:
-    """[N, T, C] by the plainest reading: rows that sum to one are probabilities, one unit in 0..1 is a sigmoid's."""
+    """[N, T, C] plainly read: rows that sum to one are probabilities, one unit in 0..1 is a sigmoid's."""
     z = np.asarray(outputs, np.float64)
     if z.ndim == 2 or z.shape[-1] == 1 < classes:
         z = z.reshape(*z.shape[:2])
@@ -155,16 +156,15 @@ def report(rows: list[dict[str, Any]]) -> str:
     by = defaultdict(list)
     for row in rows:
         by[row["cause"]].append(row)
-    lines = [
-        f"{'cause':26} {'runs':>5} {'first':>6} {'found':>6} {'missed':>6} {'false':>6} {'seconds':>8}  said instead"
-    ]
+    heads = ("runs", "first", "found", "missed", "false", "seconds")
+    lines = [f"{'cause':26}" + "".join(f"{head:>8}" for head in heads) + "  said instead"]
     for cause, some in [*by.items(), ("all", rows)]:
         first, found, false = (sum(row[name] for row in some) for name in ("first", "found", "false_alarm"))
         seconds = np.mean([row["seconds"] + row["twin_seconds"] for row in some]) / 2
         instead = sorted({row["verdict"].split(":")[0] for row in some if not row["first"]})
         words = ", ".join(instead) if cause != "all" else ""
         lines.append(
-            f"{cause:26} {len(some):5} {first:6} {found:6} {len(some) - found:6} {false:6} {seconds:8.1f}  {words}"
+            f"{cause:26}{len(some):8}{first:8}{found:8}{len(some) - found:8}{false:8}{seconds:8.1f}  {words}"
         )
     n = max(1, len(rows))
     share = {name: 100 * sum(row[name] for row in rows) / n for name in ("first", "found", "false_alarm")}

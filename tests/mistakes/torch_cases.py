@@ -334,7 +334,7 @@ def linear_recurrence(seed, wrong):
 
 @case("softmax_twice", "fit", "torch", also=("probabilities_as_logits",))
 def softmax_before_cross_entropy(seed, wrong):
-    """nn.Softmax as last layer and nn.CrossEntropyLoss: stops at 0.55 with three classes.  (Either name says it.)"""
+    """nn.Softmax as last layer and nn.CrossEntropyLoss: stops at 0.55 for three classes.  (Either name says it.)"""
     d = draw("own", seed, 1500, 5, 8, 3)
     return fits(d, lambda: nn.Sequential(dense(8, 3), nn.Softmax(-1)) if wrong else dense(8, 3), seed)
 
