@@ -31,6 +31,7 @@ from seqjax.training_facts import Score
 
 SAMPLES = 2048  # sequences of a control: a multiple of every usual batch size
 MORE = 4  # times as many, where it was learning, or learnt nothing
+ONE_BATCH = 32  # sequences that most trainings take at once
 SECONDS = 45.0
 Watch = Callable[[str, Any], None]
 Fit = Callable[..., Any]
@@ -89,10 +90,11 @@ class Trainer(NamedTuple):
     shape: Shape
     seed: int
     scaled: bool = False
+    tests: int | None = None
 
     @property
     def num_test(self) -> int:
-        return int(np.clip(4096 // self.shape.steps, 256, 2048))
+        return self.tests or int(np.clip(4096 // self.shape.steps, 256, 2048))
 
     def read(self, predict: Callable[[np.ndarray], Any], x: np.ndarray) -> Outputs:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -231,8 +233,13 @@ def reversed_labels(shape: Shape) -> Callable[[Batch], Batch]:
 
 
 def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
-    """What each class is called, where nine in ten steps of each class agree and not all are called rightly."""
+    """What each class is called, where nine in ten steps of each class agree and none is called rightly.
+
+    It has to be sure of it: under these names more than half of what was there is learnt.  Outputs that were never
+    trained call classes something too.
+    """
     assert trial.outputs is not None
+    assert trial.score is not None
     named = trial.outputs.log_p.argmax(-1)
     labels, mask = trial.test.labels, trial.test.mask
     names = {}
@@ -241,9 +248,11 @@ def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
         if votes.max() < (1 - REACHED) * votes.sum():
             return None
         names[int(c)] = int(votes.argmax())
-    # All called alike is no renaming.
-    distinct = len(set(names.values())) > 1
-    return names if distinct and any(a != b for a, b in names.items()) else None
+    if any(a == b for a, b in names.items()) or len(set(names.values())) == 1:
+        return None
+    as_named = np.vectorize(names.get)(labels)
+    loss, _ = facts.mean_and_error(-facts.chosen(trial.outputs.log_p, as_named), mask)
+    return names if loss < trial.score.prior / 2 else None
 
 
 def knows_prior(trial: Trial, shape: Shape) -> bool:
@@ -278,11 +287,11 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         return not_finite(trainer, own)
     if names := renamed(own, shape):
         told = ", ".join(f"{a} as {b}" for a, b in names.items())
-        same = "each class is always called by another's name"
+        same = "each class is surely called by another's name"
         return found("wrong_loss", f"{same} ({told}), accuracy {score.accuracy:.3f}",
-                     "Check the sign of the loss, and that classes are counted from 0 as in the labels.")  # fmt: skip
+                     "Check that classes are counted from 0 in the loss too, and the sign of the loss.")  # fmt: skip
     least = float(shape.frequencies.min())
-    if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > score.prior + REACHED:
+    if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > 2 * math.log(shape.num_classes):
         return found("wrong_loss", f"accuracy {score.accuracy:.3f}, far below the {least:.3f} of naming the rarest "
                      f"class; {reported}", "The loss has the wrong sign: minimise it, do not maximise it.")  # fmt: skip
     flipped = trainer.run(data.own, n, reversed_labels(shape))
@@ -331,13 +340,19 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
 
 
 def follows(own: Trial, flipped: Trial, shape: Shape) -> bool:
-    """Whether outputs after training on labels and on reversed labels differ toward each: by three standard errors."""
+    """Whether outputs after training on labels and on reversed labels differ toward each, by three standard errors.
+
+    They differ by less than a tenth of what they differ by between inputs: both trainings began with the same
+    parameters, else these would make the difference.
+    """
     assert own.outputs is not None
     assert flipped.predict is not None
     assert flipped.outputs is not None
     if len(flipped.test.inputs) != len(own.test.inputs) or not np.array_equal(own.test.inputs, flipped.test.inputs):
         return False
     difference = own.outputs.log_p - flipped.outputs.log_p
+    if np.abs(difference).mean() > REACHED * own.outputs.log_p.std():
+        return False
     toward = facts.chosen(difference, own.test.labels) - facts.chosen(difference, flipped.test.labels)
     mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
     each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
@@ -345,30 +360,37 @@ def follows(own: Trial, flipped: Trial, shape: Shape) -> bool:
 
 
 def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
-    """A loss or outputs that are not finite: is it the size of the steps, or what the logarithm is taken of?"""
-    shape, n = trainer.shape, own.n
-    losses = own.losses or []
+    """A loss or outputs that are not finite: is it the size of the steps, or what the loss makes of sound outputs?
+
+    Steps that are too large leave outputs that are not finite.  Where these are finite and the loss is not, it is
+    the loss; also where it is not finite at the first parameters, before any step was taken: with as many sequences
+    as one batch holds, that is the first epoch's.
+    """
+    shape, losses = trainer.shape, own.losses or []
+    assert own.score is not None
     first = next((e for e, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
     when = f"the reported loss is not finite from epoch {first} on" if first else "outputs are not finite"
-
-    def broken(trial: Trial) -> bool:
-        bad = bool(trial.losses) and not all(map(math.isfinite, trial.losses or []))
-        return bad or (trial.score is not None and not trial.score.finite)
-
-    value, interval = math.log(shape.num_classes), (0.0, math.inf)
     text = f"One feature is the label, and {when}"
-    still = trainer.run(data.own, n, lambda batch: batch._replace(inputs=np.zeros_like(batch.inputs)))
-    if shape.tokens is not None or not broken(still):
-        return [Finding("learning_rate_high", value, interval, f"{text}; with inputs of zero it stays finite.",
-                        "Divide the learning rate by 10, and again until it stays finite.")]  # fmt: skip
-    lowest = trainer.run(data.own, n, lambda batch: batch._replace(labels=np.zeros_like(batch.labels)))
-    if not broken(lowest):
-        return [Finding("wrong_loss", value, interval, f"{text}, also with inputs of zero, but not where every "
-                        f"label is 0: some labels have no output of theirs.",
-                        "Count classes from 0, and give the last layer an output for each.")]  # fmt: skip
-    return [Finding("logits_as_probabilities", value, interval, f"{text}, also with inputs and labels of zero: no "
-                    f"step is too large there, a logarithm is taken of what is no probability.",
-                    facts.LOGITS_REMEDY)]  # fmt: skip
+    value, interval = math.log(shape.num_classes), (0.0, math.inf)
+
+    def first_loss(change: Callable[[Batch], Batch]) -> tuple[bool, bool]:
+        """Whether the loss at the first parameters is finite, and the outputs after a few updates."""
+        trial = trainer.run(data.own, ONE_BATCH, change)
+        sound = trial.score is None or trial.score.finite
+        return bool(trial.losses) and math.isfinite((trial.losses or [math.nan])[0]), sound
+
+    loss_alone = first is not None and own.score.finite
+    if first == 1 and not loss_alone:
+        # Outputs that stay sound where the loss is not finite: too few sequences for a batch, and none was trained on.
+        loss_alone = first_loss(lambda batch: batch) == (False, False)
+    if not loss_alone:
+        return [Finding("learning_rate_high", value, interval, f"{text}; outputs are not finite either: updates are too "
+                        f"large.", "Divide the learning rate by 10, and again until it stays finite.")]  # fmt: skip
+    if first_loss(lambda batch: batch._replace(labels=np.zeros_like(batch.labels)))[0]:
+        return [Finding("wrong_loss", value, interval, f"{text}, but it is where every label is 0: some labels have no "
+                        f"output of theirs.", "Count classes from 0, and give the last layer an output for each.")]  # fmt: skip
+    return [Finding("logits_as_probabilities", value, interval, f"{text}, at sound outputs: the logarithm is taken of "
+                    f"what is no probability.", facts.LOGITS_REMEDY)]  # fmt: skip
 
 
 # --- What each control shows -------------------------------------------------------------------------------------
@@ -403,10 +425,10 @@ def overshoot(trials: list[tuple[str, Trial]], shape: Shape) -> Finding | None:
     if len(high) < 2:
         return None
     worst, name, trial = max(high, key=lambda h: h[0])
-    value = worst - math.log(shape.num_classes)
-    return Finding("learning_rate_high", value, (value, value),
+    uniform = math.log(shape.num_classes)
+    return Finding("learning_rate_high", worst - uniform, (min(high, key=lambda h: h[0])[0] - uniform, worst - uniform),
                    f"An epoch's mean loss on the control {name} was {counted(worst)}; outputs that say nothing have "
-                   f"{nats(math.log(shape.num_classes))} ({len(high)} controls agree).",
+                   f"{nats(uniform)} ({len(high)} controls agree).",
                    "Divide the learning rate by 10, and again until no epoch is so high.")  # fmt: skip
 
 
@@ -470,9 +492,14 @@ def unstable(random: Trial) -> Finding | None:
     if score is None:
         return None
     last = curve.last if curve and curve.finite else -math.inf
-    worst = max(score.loss - SIGMAS * score.error, min(last, 1e9)) if score.finite else math.inf
+    finite = score.finite and (curve is None or curve.finite)
+    worst = max(score.loss - SIGMAS * score.error, last) if finite else math.inf
     if worst <= score.prior * (1 + REACHED) or (curve and curve.steady):
         return None
+    if not finite:
+        return Finding("learning_rate_high", score.prior, (0.0, math.inf), "Labels drawn at random, of which nothing "
+                       "can be learnt: losses or outputs become infinite.",
+                       "Divide the learning rate by 10, and again until it stays finite.")  # fmt: skip
     high = max(score.loss, last)
     value = high - score.prior
     half = 1.96 * score.error
@@ -640,7 +667,8 @@ def run(
     own = _own_feature(job, table["own_feature"], n, total)
     rest = [control for control in CONTROLS if control.name not in job.rows]
     if own is None:
-        why = "own_feature could not be run" if job.rows["own_feature"]["loss"] is None else "own_feature is at chance"
+        failed = job.rows["own_feature"]["passed"] is False
+        why = "own_feature is at chance" if failed else "own_feature could not be run"
         for control in rest:
             job.row(control, None, f"Not run: {why}, so this one could not tell.")
         return Report([job.rows[c.name] for c in CONTROLS], job.findings)
@@ -653,17 +681,24 @@ def run(
         seen = None
     for control in rest:
         _one(job, control, own, seen, total)
+    settled = job.rows["own_feature"]["passed"]
     others = [trial for name, trial in job.trials.items() if name not in ("own_feature", "random_labels", "padding")]
     if not (forms := confirmed([(name, t) for name, t in job.trials.items() if name != "padding"])):
         if "random_labels" in job.trials and (leak := leaked(job.trials["random_labels"], own, others)):
             job.findings.append(leak)
             job.rows["random_labels"]["passed"] = False
-        elif "random_labels" in job.trials and (hot := unstable(job.trials["random_labels"])):
+        elif settled and "random_labels" in job.trials and (hot := unstable(job.trials["random_labels"])):
             job.findings.append(hot)
         elif hot := overshoot(list(job.trials.items()), job.trainer.shape):
             job.findings.append(hot)
     job.findings += forms
     return Report([job.rows[c.name] for c in CONTROLS], job.findings)
+
+
+def near_unit_scale(shape: Shape) -> bool:
+    """Tokens, and features whose centre is within three of their spread, which is within a factor of three of 1."""
+    centre, spread = shape.scale
+    return shape.tokens is not None or bool(((np.abs(centre) <= 3) & (spread >= 1 / 3) & (spread <= 3)).all())
 
 
 def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | None:
@@ -682,7 +717,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
     if found == "chance":
         # It may be set up for inputs on the person's own scale.
         scaled = job.trainer._replace(scaled=True)
-        other = scaled.run(control.draw, n) if job.trainer.shape.tokens is None else trial
+        other = trial if near_unit_scale(job.trainer.shape) else scaled.run(control.draw, n)
         if other.score is not None and state(other.score, 0.0) != "chance":
             job.trainer, trial, found = scaled, other, state(other.score, 0.0)
     size = n
@@ -690,6 +725,14 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         again = job.trainer.run(control.draw, min(total, MORE * n))
         if again.score is not None:
             trial, size, found = again, again.n, state(again.score, 0.0)
+    curve = facts.course(trial.losses)
+    if found == "learning" and (curve is None or not curve.steady):
+        # Outputs that were never trained may know the feature by accident, but not whichever way round labels are.
+        flipped = job.trainer.run(control.draw, size, reversed_labels(job.trainer.shape))
+        if (curve and curve.flat) or (flipped.score is not None and state(flipped.score, 0.0) == "chance"):
+            found = "chance"
+        elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape):
+            found = "chance"  # it moved by so little that what it knows was there before
     job.each, job.trials["own_feature"] = trial.seconds, trial
     score = trial.score
     assert score is not None
@@ -702,7 +745,8 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
                 inverted, text = padding_finding(job.trainer, trial, padding)
                 if inverted and text == "inverted":
                     job.findings.append(inverted)
-        job.findings += job.findings or at_chance(job.trainer, trial)
+        if not job.findings:
+            job.findings += at_chance(job.trainer, trial)
         job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
         return None
     if found == "learning":
@@ -721,11 +765,10 @@ def _one(job: _Run, control: Control, own: Trial, seen: Sight | None, total: int
         why = "one label per sequence" if shape.steps >= control.steps else f"{shape.steps} step(s)"
         return job.row(control, None, f"Left out: it makes no sense with {why}.")
     if control.name == "user_scale":
-        if trainer.scaled or shape.tokens is not None:
+        if trainer.scaled:
             return job.row(control, None, "Left out: the other controls are on that scale.")
-        centre, spread = shape.scale
-        if (np.abs(centre) <= 3).all() and ((spread >= 0.3) & (spread <= 3)).all():
-            return job.row(control, None, "Left out: your features are near unit scale, as in own_feature.")
+        if near_unit_scale(shape):
+            return job.row(control, None, "Left out: your inputs are near unit scale, as in own_feature.")
     view = seen.view if seen else None
     if view is None:
         unit = np.ones((shape.steps, shape.steps), bool)
