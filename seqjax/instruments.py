@@ -267,7 +267,7 @@ class Lab:
         return float(losses.sum(where=mask) / mask.sum())
 
     def worth_of_far(self, params: Any, distance: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[N, K]` nats by which the loss of K steps rises when all inputs so far from them are another sequence's.
+        """`[N, K]` nats by which the loss of K steps rises when inputs so far from them are another sequence's.
 
         And the mask `[N, K]`.  Next to nothing where the model makes no use of them.
         """
