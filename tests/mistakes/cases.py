@@ -16,7 +16,7 @@ class Given(NamedTuple):
     """What a person hands over, and by what it can be checked.
 
     known: for `seqjax.diagnose(**known)`: x, y and, as the case has it, mask, x_val, predict, model, fit ...
-    test: fresh x, y, mask of the same kind without anything wrong, on which a model can be judged; None for arrays.
+    test: fresh x, y, mask of the same kind with nothing wrong, to judge a model by; None for arrays.
     reach: the lowest loss that there is to reach on `test`, nats per scored step.
     """
 

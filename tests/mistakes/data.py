@@ -28,15 +28,16 @@ def _latch(e: np.ndarray) -> np.ndarray:
 # From events e [N, T] in 0..C-1 to labels [N, T].
 RULES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "own": lambda e, c: e,
-    "back1": lambda e, c: _back(e, 1),
-    "back2": lambda e, c: _back(e, 2),
-    "back3": lambda e, c: _back(e, 3),
-    "ahead1": lambda e, c: _back(e[:, ::-1], 1)[:, ::-1],
+    "back2": lambda e, c: _back(e, 2),  # a pure shift
+    # The own event, or where it is 0 that of so many steps back (or of the next step).
+    "held1": lambda e, c: np.where(e > 0, e, _back(e, 1)),
+    "held2": lambda e, c: np.where(e > 0, e, _back(e, 2)),
+    "held3": lambda e, c: np.where(e > 0, e, _back(e, 3)),
+    "soon1": lambda e, c: np.where(e > 0, e, _back(e[:, ::-1], 1)[:, ::-1]),
     "first": lambda e, c: np.repeat(e[:, :1], e.shape[1], 1),
     "last": lambda e, c: np.repeat(e[:, -1:], e.shape[1], 1),
     "latch": lambda e, c: _latch(e),  # the latest event that is not 0
     "with_before": lambda e, c: (e + _back(e, 1)) % c,  # own and previous event together
-    "with_after": lambda e, c: (e + _back(e[:, ::-1], 1)[:, ::-1]) % c,
     "by_step": lambda e, c: (e + np.arange(e.shape[1])) % c,  # own event and own position
 }
 
@@ -61,7 +62,7 @@ class Data(NamedTuple):
 
 
 def features(rng: Rng, events: np.ndarray, size: int, classes: int, spread: float = 0.3) -> np.ndarray:
-    """[N, T, F]: a centre for each event, 2.8 apart in random directions, and noise that hardly ever confuses them."""
+    """[N, T, F]: a centre for each event, 2.8 apart in random directions, and noise that hardly confuses them."""
     turn = np.linalg.qr(rng.normal(size=(size, size)))[0]
     x = 2 * turn[:classes][events] + spread * rng.normal(size=(*events.shape, size))
     return x.astype(np.float32)
@@ -83,7 +84,7 @@ def draw(
 ) -> Data:
     """Events that are independent, or stay as they are with probability `stays`; labels by a rule.
 
-    noise: the share of labels that are drawn anew among the others.  lengths: sequences of 1/3 to all of the steps,
+    noise: the share of labels that are drawn anew among the others.  lengths: sequences of 1/3 to all steps,
     zeros behind.  prior: of events, else uniform.
     """
     rng = np.random.default_rng([seed, n, steps, size, classes])

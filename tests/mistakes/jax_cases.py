@@ -25,7 +25,7 @@ class Net(NamedTuple):
 
 
 def layered(*sizes: int, act: Any = jax.nn.relu, scale: float = 1.4, bias: float = 0.0) -> Net:
-    """One dense network for every step.  scale: of weights over 1/sqrt(inputs); bias: of hidden units at the start."""
+    """One dense network for every step.  scale: of weights over 1/sqrt(inputs); bias: of hidden units at first."""
 
     def init(key):
         keys = jax.random.split(key, len(sizes))
@@ -220,7 +220,7 @@ def softmax_and_optax(seed, wrong):
 @case("probabilities_as_logits", "fit", "jax", also=("softmax_twice",))
 def sigmoid_and_optax(seed, wrong):
     """sigmoid in the model, optax.sigmoid_binary_cross_entropy outside."""
-    d = draw("back1", seed, 1400, 6, 5, 2)
+    d = draw("held1", seed, 1400, 6, 5, 2)
     net = recurrent(5, 1)
     squash = (lambda p, x: jax.nn.sigmoid(net.apply(p, x))) if wrong else net.apply
     return fits(d, Net(net.init, squash), seed, binary)
@@ -315,9 +315,11 @@ def stopped_gradient(seed, wrong):
 def state_not_put_back(seed, wrong):
     """NNX: split, trained as pure state, never nnx.update: the module predicts as it was made."""
     d = draw("own", seed, 1300, 6, 5, 3)
-    made = lambda: nnx.Sequential(
-        nnx.Linear(5, 24, rngs=nnx.Rngs(seed)), nnx.relu, nnx.Linear(24, 3, rngs=nnx.Rngs(seed + 1))
-    )
+
+    def made():
+        a, b = nnx.Rngs(seed), nnx.Rngs(seed + 1)
+        return nnx.Sequential(nnx.Linear(5, 24, rngs=a), nnx.relu, nnx.Linear(24, 3, rngs=b))
+
     graph, start = nnx.split(made())
     net = Net(lambda key: start, lambda state, x: nnx.merge(graph, state)(x))
     train = trainer(net)
@@ -336,7 +338,7 @@ def state_not_put_back(seed, wrong):
 @case("learning_rate_high", "fit", "jax")
 def sgd_with_momentum_at_ten(seed, wrong):
     """optax.sgd(10, momentum=0.9) for a recurrent network."""
-    d = draw("back1", seed, 1600, 6, 6, 3)
+    d = draw("held1", seed, 1600, 6, 6, 3)
     tx = optax.sgd(10.0 if wrong else 0.03, 0.9)
     return fits(d, recurrent(6, 3), seed, tx=tx)
 
@@ -378,7 +380,7 @@ def timestamps(seed, wrong):
 @case("input_scale", "fit", "jax")
 def hundreds_into_tanh(seed, wrong):
     """Raw sensor counts of some thousands into a tanh network."""
-    d = draw("back1", seed, 1500, 5, 5, 2)
+    d = draw("held1", seed, 1500, 5, 5, 2)
     d = d._replace(x=tiles(d.x, 400, 3_000))
     net = recurrent(5, 2)
     read = net.apply if wrong else (lambda p, x: net.apply(p, (x - 3_000) / 400))
@@ -388,7 +390,7 @@ def hundreds_into_tanh(seed, wrong):
 @case("exploding_gradient", "model", "jax")
 def recurrence_of_three(seed, wrong):
     """An RNN without bound (relu) whose recurrent weights triple the state at each step."""
-    d = draw("back1", seed, 1200, 14, 5, 2)
+    d = draw("held1", seed, 1200, 14, 5, 2)
     net = recurrent(5, 2, scale=3.0 if wrong else 0.7, act=jax.nn.relu)
     return models(d, (net.init, net.apply))
 
@@ -484,7 +486,7 @@ def rnn_time_major(seed, wrong):
 @case("batch_time_swapped", "fit", "jax")
 def scan_over_batch(seed, wrong):
     """lax.scan goes over the first axis, and that is the batch."""
-    d = draw("back1", seed, 1300, 6, 7, 2)
+    d = draw("held1", seed, 1300, 6, 7, 2)
     net = recurrent(7, 2)
     apply = (lambda p, x: net.apply(p, x.swapaxes(0, 1)).swapaxes(0, 1)) if wrong else net.apply
     return fits(d, Net(net.init, apply), seed)
@@ -534,14 +536,14 @@ def not_deterministic(seed, wrong):
 @case("sees_future", "model", "jax")
 def attention_unmasked(seed, wrong):
     """Self-attention for forecasting, and no causal mask."""
-    d = draw("back1", seed, 1500, 6, 6, 2)
+    d = draw("held1", seed, 1500, 6, 6, 2)
     return models(d, Attention(2, causal=not wrong), causal=True)
 
 
 @case("sees_future", "predict", "jax")
 def padding_same(seed, wrong):
     """nn.Conv pads on both sides unless told CAUSAL."""
-    d = draw("back1", seed, 1800, 9, 5, 3)
+    d = draw("held1", seed, 1800, 9, 5, 3)
     net = of_flax(Convolution(3, "SAME" if wrong else "CAUSAL"), 9, 5)
     return predicts(d, reader(net.apply, trained(d, net, seed)), causal=True)
 
@@ -564,7 +566,7 @@ def pooled_over_steps(seed, wrong):
 @case("outputs_reversed", "predict", "jax")
 def keep_order_false(seed, wrong):
     """nn.RNN(reverse=True) without keep_order at inference: outputs stand in the order of reading."""
-    d = draw("ahead1", seed, 1500, 7, 6, 3)
+    d = draw("soon1", seed, 1500, 7, 6, 3)
     sound = of_flax(Recurrent(3, options={"reverse": True, "keep_order": True}), 7, 6)
     given = of_flax(Recurrent(3, options={"reverse": True, "keep_order": not wrong}), 7, 6)
     return predicts(d, reader(given.apply, trained(d, sound, seed)))
@@ -615,9 +617,12 @@ def recurrence_at_nothing(seed, wrong):
 
     def init(key):
         a, b = jax.random.split(key)
-        gate = -15.0 if wrong else 2.0
-        return {"in": jax.random.normal(a, (6, 24)) / 6**0.5, "keep": jnp.full(24, gate), "write": jnp.zeros((6, 24)),
-                "out": jax.random.normal(b, (24, 3)) / 24**0.5}  # fmt: skip
+        return {
+            "in": jax.random.normal(a, (6, 24)) / 6**0.5,
+            "keep": jnp.full(24, -15.0 if wrong else 2.0),
+            "write": jnp.zeros((6, 24)),
+            "out": jax.random.normal(b, (24, 3)) / 24**0.5,
+        }
 
     def apply(p, x):
         def move(c, x):
@@ -632,9 +637,9 @@ def recurrence_at_nothing(seed, wrong):
 
 
 @case("unseen_steps", "model", "jax")
-def dense_for_lag(seed, wrong):
-    """A network of each step by itself, where the label is the event of the step before."""
-    d = draw("back1", seed, 1900, 5, 6, 3)
+def dense_for_held(seed, wrong):
+    """A network of each step by itself, where labels hold for one step."""
+    d = draw("held1", seed, 1900, 5, 6, 3)
     net = layered(6, 32, 3) if wrong else recurrent(6, 3)
     return models(d, (net.init, net.apply))
 
@@ -664,7 +669,7 @@ def linear_layers(seed, wrong):
 @case("optimisation", "predict", "jax")
 def early_checkpoint(seed, wrong):
     """The checkpoint of the first epochs was loaded."""
-    d = draw("back1", seed, 1500, 6, 6, 3)
+    d = draw("held1", seed, 1500, 6, 6, 3)
     net = recurrent(6, 3)
     return predicts(
         d, reader(net.apply, trained(d, net, seed, epochs=2 if wrong else 25, rate=3e-3 if wrong else 1e-2))

@@ -153,7 +153,7 @@ def from_logits_of_softmax(seed, wrong):
 @case("probabilities_as_logits", "fit", "keras", also=("softmax_twice",))
 def from_logits_of_sigmoid(seed, wrong):
     """sigmoid in the model and BinaryCrossentropy(from_logits=True)."""
-    d = draw("back1", seed, 700, 5, 6, 2)
+    d = draw("held1", seed, 700, 5, 6, 2)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     last = "sigmoid" if wrong else None
     return fits(d, lambda: stack(5, 6, *memory(1, last)), seed, loss=loss, target=lambda y: y[..., None])
@@ -186,7 +186,7 @@ def trainable_false(seed, wrong):
 @case("does_not_train", "fit", "keras")
 def trained_a_clone(seed, wrong):
     """clone_model is what was fitted, the first model is what predicts."""
-    d = draw("back1", seed, 750, 5, 5, 3)
+    d = draw("held1", seed, 750, 5, 5, 3)
 
     def fit(x, y, mask):
         keras.utils.set_random_seed(seed)
@@ -199,7 +199,7 @@ def trained_a_clone(seed, wrong):
 
 @case("learning_rate_high", "fit", "keras")
 def sgd_at_thirty(seed, wrong):
-    """SGD(learning_rate=30, momentum=0.9), from a paper that divides by the batch elsewhere: loss 10, 40, 12, ..."""
+    """SGD(learning_rate=30, momentum=0.9), from a paper with another batch size: loss 10, 40, 12, ..."""
     d = draw("own", seed, 850, 4, 6, 3)
 
     def fit(x, y, mask):
@@ -288,7 +288,7 @@ def twelve_sigmoids(seed, wrong):
 @case("exploding_gradient", "model", "keras")
 def simple_rnn_relu(seed, wrong):
     """SimpleRNN(activation='relu') with large recurrent weights over sixteen steps: nan."""
-    d = draw("back1", seed, 600, 16, 5, 2)
+    d = draw("held1", seed, 600, 16, 5, 2)
     start = keras.initializers.RandomNormal(stddev=1.0) if wrong else keras.initializers.Orthogonal(0.7)
     core = lambda: layers.SimpleRNN(32, activation="relu", return_sequences=True, recurrent_initializer=start)  # noqa: E731
     return models(d, lambda: stack(16, 5, core(), Dense(2, "softmax")), seed)
@@ -318,7 +318,7 @@ def sample_weight_inverted(seed, wrong):
 @case("sees_future", "model", "keras")
 def conv_same(seed, wrong):
     """Conv1D(padding='same') in a forecaster that must be causal."""
-    d = draw("back1", seed, 850, 8, 6, 2)
+    d = draw("held1", seed, 850, 8, 6, 2)
     conv = lambda: layers.Conv1D(24, 3, padding="same" if wrong else "causal", activation="relu")  # noqa: E731
     return models(d, lambda: stack(8, 6, conv(), Dense(2, "softmax")), seed, causal=True)
 
@@ -375,7 +375,7 @@ def embedding_of_fractions(seed, wrong):
 @case("outputs_reversed", "predict", "keras")
 def go_backwards(seed, wrong):
     """LSTM(go_backwards=True) gives its outputs last step first; the flip was lost between training and export."""
-    d = draw("ahead1", seed, 800, 6, 5, 2)
+    d = draw("soon1", seed, 800, 6, 5, 2)
     core = lambda: LSTM(20, return_sequences=True, go_backwards=True)  # noqa: E731
     flip = lambda: layers.Lambda(lambda z: z[:, ::-1])  # noqa: E731
     model = trained(d, lambda: stack(6, 5, core(), flip(), Dense(2, "softmax")), seed, epochs=25)

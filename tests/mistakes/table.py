@@ -112,33 +112,55 @@ def twins(cases: list[Case], seeds: list[int]) -> None:
             )
 
 
+# --- One ladder for one set of arrays ----------------------------------------------------------------------------
+
+
+def share_ladders() -> None:
+    """Mistake and twin have the same arrays, mostly: their ladder is climbed once, and probes compiled once."""
+    import climbs
+    import known_truth
+
+    from seqjax import ladder, probes, step_swaps
+
+    known: dict[int, Any] = {}
+    dependence = step_swaps.dependence
+
+    def once(climbed: Any, num_classes: int) -> Any:
+        if id(climbed) not in known:
+            known[id(climbed)] = dependence(climbed, num_classes)
+        return known[id(climbed)]
+
+    ladder.climb, step_swaps.dependence = climbs.climb, once
+    probes.build = known_truth.built_once(probes.build)
+
+
 # --- The table ---------------------------------------------------------------------------------------------------
 
 
-def said(given: Given) -> tuple[list[str], str, dict[str, Any]]:
+def said(given: Given, options: dict[str, Any]) -> tuple[list[str], str, dict[str, Any]]:
     """The causes in the order found, the verdict, and the whole result; an error is a verdict of its own."""
     import seqjax
 
     try:
-        result = seqjax.diagnose(**given.known)
+        result = seqjax.diagnose(**given.known, **options)
     except Exception as error:
         frames = traceback.format_exc(limit=-4)
         return [], f"{type(error).__name__}: {error}", {"frames": frames}
     return [finding["cause"] for finding in result["findings"]], result["verdict"]["cause"], result
 
 
-def outcome(case: Case, seed: int) -> dict[str, Any]:
+def outcome(case: Case, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """Case and twin, diagnosed.  Found first: the verdict is the cause."""
     row: dict[str, Any] = {"case": case.name, "cause": case.cause, "way": case.way, "seed": seed}
     names = {case.cause, *case.also}
     started = time.perf_counter()
-    causes, verdict, result = said(case.build(seed))
+    causes, verdict, result = said(case.build(seed), options)
     row |= {"verdict": verdict, "findings": causes, "seconds": time.perf_counter() - started}
     row["details"] = details(result)
     row["first"] = verdict in names
     row["found"] = row["first"] or bool(names & set(causes))
     started = time.perf_counter()
-    causes, verdict, result = said(case.twin(seed))
+    causes, verdict, result = said(case.twin(seed), options)
     row |= {"twin_verdict": verdict, "twin_findings": causes, "twin_seconds": time.perf_counter() - started}
     row["twin_details"] = details(result)
     row["false_alarm"] = verdict not in {"healthy", "label_noise", *case.allowed}
@@ -182,6 +204,7 @@ def main() -> None:
     ask.add_argument("--framework", choices=sorted(MODULES))
     ask.add_argument("--twins", action="store_true", help="only what mistake and twin reach")
     ask.add_argument("--json", type=Path, help="a file for all rows, with what was said")
+    ask.add_argument("--control_seconds", type=float, help="for all controls of one case; more on a busy machine")
     ask.add_argument("--quiet", action="store_true", help="only the table")
     asked = ask.parse_args()
     for framework, why in load([asked.framework] if asked.framework else None).items():
@@ -190,10 +213,12 @@ def main() -> None:
     seeds = list(range(asked.first_seed, asked.first_seed + asked.seeds))
     if asked.twins:
         return twins(cases, seeds)
+    share_ladders()
+    options = {} if asked.control_seconds is None else {"control_seconds": asked.control_seconds}
     rows = []
     for case in cases:
         for seed in seeds:
-            row = outcome(case, seed)
+            row = outcome(case, seed, options)
             rows.append(row)
             if asked.json:
                 asked.json.write_text(json.dumps(rows, indent=1))

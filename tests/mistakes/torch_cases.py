@@ -187,7 +187,7 @@ def detached_outputs(seed, wrong):
 @case("does_not_train", "fit", "torch")
 def frozen_body_zero_head(seed, wrong):
     """requires_grad = False on all parameters but the bias of the head, for 'transfer learning'."""
-    d = draw("back1", seed, 1000, 5, 7, 2)
+    d = draw("held1", seed, 1000, 5, 7, 2)
 
     def make():
         net = Recurrent(7, 2)
@@ -201,7 +201,7 @@ def frozen_body_zero_head(seed, wrong):
 @case("does_not_train", "fit", "torch", also=("learning_rate_high", "exploding_gradient"))
 def never_cleared(seed, wrong):
     """No zero_grad(): gradients add up over the whole training.  (It acts like ever larger steps.)"""
-    d = draw("back1", seed, 1400, 5, 10, 3)
+    d = draw("held1", seed, 1400, 5, 10, 3)
 
     def fit(x, y, mask):
         torch.manual_seed(seed)
@@ -216,7 +216,7 @@ def never_cleared(seed, wrong):
 @case("learning_rate_high", "fit", "torch")
 def adam_at_one(seed, wrong):
     """Adam(lr=1): the loss jumps about and ends at the prior or above."""
-    d = draw("back1", seed, 1500, 5, 6, 3)
+    d = draw("held1", seed, 1500, 5, 6, 3)
     return fits(d, lambda: Recurrent(6, 3, kind=nn.RNN), seed, lr=1.0 if wrong else 5e-3)
 
 
@@ -267,7 +267,7 @@ def all_weights_zero(seed, wrong):
 @case("stuck_at_prior", "fit", "torch")
 def decay_of_three(seed, wrong):
     """weight_decay=3, read as 1e-3: weights are held at zero."""
-    d = draw("back1", seed, 1400, 6, 6, 3)
+    d = draw("held1", seed, 1400, 6, 6, 3)
 
     def fit(x, y, mask):
         torch.manual_seed(seed)
@@ -316,7 +316,7 @@ def tiny_units(seed, wrong):
 @case("exploding_gradient", "fit", "torch")
 def linear_recurrence(seed, wrong):
     """An RNN with relu and recurrent weights drawn from N(0, 1): nan after a few batches, no clipping."""
-    d = draw("back1", seed, 1200, 16, 4, 2)
+    d = draw("held1", seed, 1200, 16, 4, 2)
 
     def make():
         net = Recurrent(4, 2, kind=nn.RNN, nonlinearity="relu", width=32)
@@ -334,7 +334,7 @@ def linear_recurrence(seed, wrong):
 
 @case("softmax_twice", "fit", "torch", also=("probabilities_as_logits",))
 def softmax_before_cross_entropy(seed, wrong):
-    """nn.Softmax as last layer and nn.CrossEntropyLoss: stops at 0.55 for three classes.  (Either name says it.)"""
+    """nn.Softmax as last layer and nn.CrossEntropyLoss: stops at 0.55, three classes.  (Either name says it.)"""
     d = draw("own", seed, 1500, 5, 8, 3)
     return fits(d, lambda: nn.Sequential(dense(8, 3), nn.Softmax(-1)) if wrong else dense(8, 3), seed)
 
@@ -382,7 +382,7 @@ def softmax_of_one(seed, wrong):
 @case("softmax_axis", "fit", "torch")
 def softmax_dim_1(seed, wrong):
     """softmax(dim=1) on (batch, steps, classes), copied from a model without steps."""
-    d = draw("back1", seed, 1400, 6, 7, 3)
+    d = draw("held1", seed, 1400, 6, 7, 3)
 
     def loss(p, y, mask):
         return F.nll_loss(torch.log(p[mask] + 1e-9), y[mask])
@@ -443,7 +443,7 @@ def view_for_permute_in_loss(seed, wrong):
 @case("scrambled_axes", "predict", "torch")
 def view_to_time_first(seed, wrong):
     """x.view(steps, batch, features) before an LSTM that wants time first."""
-    d = draw("back1", seed, 1500, 5, 6, 2)
+    d = draw("held1", seed, 1500, 5, 6, 2)
 
     class Net(Recurrent):
         def forward(self, x):
@@ -512,7 +512,7 @@ def lstm_without_batch_first(seed, wrong):
 @case("batch_time_swapped", "fit", "torch")
 def gru_without_batch_first(seed, wrong):
     """The same with a GRU, as a whole training."""
-    d = draw("back1", seed, 1300, 5, 8, 2)
+    d = draw("held1", seed, 1300, 5, 8, 2)
     return fits(d, lambda: Recurrent(8, 2, kind=nn.GRU, batch_first=not wrong), seed)
 
 
@@ -580,7 +580,7 @@ def both_directions(seed, wrong):
 @case("sees_future", "predict", "torch")
 def no_causal_mask(seed, wrong):
     """A decoder-only transformer without its mask: training loss far too good."""
-    d = draw("back1", seed, 1500, 6, 6, 3)
+    d = draw("held1", seed, 1500, 6, 6, 3)
     torch.manual_seed(seed)
     net = Transformer(6, 3, steps=6, causal=not wrong)
     return predicts(d, reader(trained(d, net, lr=3e-3, epochs=15)), causal=True)
@@ -626,7 +626,7 @@ def shifted_like_a_language_model(seed, wrong):
 @case("outputs_reversed", "predict", "torch")
 def flipped_once(seed, wrong):
     """A backward LSTM on flipped inputs, trained right, deployed without the flip of its outputs."""
-    d = draw("ahead1", seed, 1400, 6, 5, 2)
+    d = draw("soon1", seed, 1400, 6, 5, 2)
 
     class Net(Recurrent):
         back = True
@@ -671,8 +671,8 @@ def attends_to_itself(seed, wrong):
 
 @case("unseen_steps", "predict", "torch")
 def kernel_too_short(seed, wrong):
-    """A convolution of three steps where the answer stands three back."""
-    d = draw("back3", seed, 2000, 8, 5, 2)
+    """A convolution of three steps where what counts stands three back."""
+    d = draw("held3", seed, 2000, 8, 5, 2)
     torch.manual_seed(seed)
     return predicts(d, reader(trained(d, Convolution(5, 2, kernel=3 if wrong else 7))))
 
@@ -749,7 +749,7 @@ def learnt_by_heart(seed, wrong):
 @case("metric_disagrees", "predict", "torch")
 def loss_of_all_steps(seed, wrong):
     """The logged loss is a mean that counts the padding, where it is 0."""
-    d = draw("back1", seed, 1500, 10, 6, 3, lengths=True, noise=0.1)
+    d = draw("held1", seed, 1500, 10, 6, 3, lengths=True, noise=0.1)
     torch.manual_seed(seed)
     net = trained(d, Recurrent(6, 3, width=12), epochs=12, lr=1e-2)
     x, y, mask = (d.given[name] for name in ("x", "y", "mask"))
