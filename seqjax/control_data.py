@@ -1,6 +1,6 @@
 """Data sets whose answer is known, in the shapes of somebody's own: the table of controls.
 
-Imports `arrays` and `batch`.  A control is drawn as events, one of K classes at each step, which the
+Imports `arrays`, `batch` and `training_facts`.  A control is drawn as events, one of K classes at each step, which the
 inputs show plainly at that step; what differs is which event is the label.
 """
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
+from seqjax.training_facts import CONTROL_STEPS
 
 MAX_CLASSES = 4  # of those that there are: each must be seen often enough in few sequences
-MAX_STEPS = 16  # enough for a memory to matter, few enough to be quick
+MAX_STEPS = CONTROL_STEPS  # enough for a memory to matter, few enough to be quick
 RARE = 1 / 41  # the rarer class of 40 : 1
 REPEATED = 8  # sequences that stand in for all: with labels drawn anew for each copy none can be memorised
 MEMORISED = 32
@@ -120,12 +121,6 @@ class View(NamedTuple):
 
     sees: np.ndarray
     position_classes: np.ndarray
-
-
-class Drawn(NamedTuple):
-    """Data of a control.  again: labels that fit the same inputs as well, where they are drawn at random."""
-
-    batch: Batch
 
 
 Draw = Callable[[Shape, int, np.random.Generator, bool], Batch]
