@@ -15,6 +15,7 @@ from typing import TextIO
 import jax
 
 from experiments.flags import HelpRequested, RunFlags
+from seqjax.adapters import UserCodeError
 from seqjax.checkpoints import CheckpointError
 from seqjax.config import ConfigError
 from seqjax.experiment import NotFiniteError, StoppedError
@@ -30,6 +31,9 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         main(sys.argv)
     except HelpRequested as help_text:
         print(doc, help_text, sep="\n")
+    except UserCodeError as error:
+        print(error.frames.rstrip("\n"), file=sys.stderr)
+        fail(str(error), BAD_INPUT)
     except ConfigError as error:
         fail(f"{error} (--help lists the flags)", BAD_INPUT)
     except NotFiniteError as error:

@@ -1,11 +1,14 @@
 """Your own arrays: what the labels need, what loss each class of model can reach, and what is odd about them.
 
 python -m experiments.diagnose --data=train.npz --observed_loss=0.6053
+python -m experiments.diagnose --data=train.npz --fit=my_module:fit
 """
 
 import contextlib
+import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +19,19 @@ from experiments import command, workdir
 from experiments.flags import RunFlags, diagnose_flags
 from experiments.workdir import Workdir, open_workdir
 from seqjax import data_diagnosis
+from seqjax.adapters import load_object
 from seqjax.arrays import KEYS, load
 from seqjax.report import diagnosis_console
 
+DOING = {  # what is being done after what was said
+    "load": "training probes",
+    "ladder": "swapping steps",
+    "fit": "your training, on your arrays",
+    "model": "what your model sees",
+    "control": "control experiment: {}",
+}
+OWN = ("predict", "model", "fit")
+FIGURES = "seqjax.report.diagnosis_figures"
 ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
 
 
@@ -27,11 +40,15 @@ def main(argv: list[str]) -> None:
     given, flags = diagnose_flags(argv)
     cache = command.cache_folder(flags)
     started = time.perf_counter()
+    # The person's own code first: it is the quickest to be wrong.
+    own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
     arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
     seconds = time.perf_counter() - started
     folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
     command.use_compilation_cache(cache)
-    known = {name: value for name, value in given.items() if name not in ARRAYS}
+    # Matplotlib takes a while to import; it may do so while probes train.
+    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
+    known = {name: value for name, value in given.items() if name not in ARRAYS} | own
     with progress() as watch:
         values = data_diagnosis.diagnose(arrays, **known, watch=watch)
     values["environment"]["seconds"]["load"] += seconds
@@ -48,7 +65,7 @@ def progress() -> Iterator[Any]:
     with console.status("looking at the arrays") as status:
 
         def watch(what: str, value: Any) -> None:
-            status.update({"notes": "training probes", "ladder": "swapping steps"}.get(what, what))
+            status.update(DOING.get(what, what).format(value))
 
         yield watch
 

@@ -129,6 +129,19 @@ DIAGNOSE = {
         ("column", str, "Which column of the history is the training loss, where it is not recognised."),
         ("seed", int, "Seed of what is random in the analysis."),
     ],
+    "Your own model or training (one of the three; the module is looked for here, and run)": [
+        ("predict", str, "MODULE:FUNCTION, predict(x) -> logits or probabilities [N, T, C], NumPy in and "
+                         "out; any framework."),
+        ("model", str, "MODULE:OBJECT, a model that can be trained: Flax Linen, NNX, Equinox, Keras, or a pair of "
+                       "pure functions (init, apply)."),
+        ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask) -> predict, or (predict, "
+                     "losses) with the loss of each epoch."),
+        ("causal", bool, "Outputs may not depend on later steps."),
+        ("observed_accuracy", float, "The accuracy that your log shows, 0 to 1; it is computed again from the "
+                                     "outputs."),
+        ("control_samples", int, "Sequences of each control experiment; 0: none. Default: some 2,000."),
+        ("control_seconds", float, "Time for all control experiments. Default: some 45 seconds."),
+    ],
     "The run": [
         row for row in RUN["The run"]
         if row[0] in ("workdir", "overwrite", "json", "compilation_cache", "cache_dir")
@@ -293,7 +306,9 @@ def diagnose_flags(argv: list[str]) -> tuple[dict[str, Any], RunFlags]:
 
     Raises as `main_flags` does.
     """
-    given = parse(argv, DIAGNOSE, {"batch_first": True, "linear": False, "seed": 0} | RUN_DEFAULTS)
+    given = parse(
+        argv, DIAGNOSE, {"batch_first": True, "linear": False, "causal": False, "seed": 0} | RUN_DEFAULTS
+    )
     flags = _run_flags(given)
     names = {name for section, rows in DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
     return {name: value for name, value in given.items() if name in names}, flags

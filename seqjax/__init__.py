@@ -1,6 +1,7 @@
 """The lowest loss that a sequence model can reach, and where the rest went.
 
-From Python, on arrays of your own: `seqjax.diagnose(x, y)`.
+From Python, on arrays of your own: `seqjax.diagnose(x, y)`, and with your model or training
+`seqjax.diagnose(x, y, fit=fit)`.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ def diagnose(x: Any, y: Any, **known: Any) -> dict[str, Any]:
 
     x, y: as in `arrays.load`, `[N, T, F]` and `[N, T]`, arrays or paths of .npy files.
     known: `mask`, `x_val`, `y_val`, `mask_val`, `inputs`, `labels_per` and `batch_first` go to `arrays.load`; the
-        rest, such as `observed_loss=0.6053`, to `data_diagnosis.diagnose`.
+        rest, such as `observed_loss=0.6053` or `fit=fit`, to `data_diagnosis.diagnose`.
 
     Returns what `experiments.diagnose` writes as `result.json`; raises ConfigError, in one line, for what cannot
     be read.

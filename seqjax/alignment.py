@@ -43,8 +43,8 @@ def find_shift(arrays: Arrays, seed: int = 0) -> Shift | None:
         sights = ladder.sights_of(steps, ("all" if steps > 1 else "own_step",))
         if program is None:
             how = Training(int(np.clip(512 // steps, 8, 64)), 192, 4e-3, 0.3)
-            program = probes.build(PooledProbe(arrays.num_classes), how, data, parts, sights)
-        fitted = program.fit(data, parts, sights)
+            program = probes.build(PooledProbe(arrays.num_classes), how, data, parts, sights, None)
+        fitted = program.fit(data, parts, sights, None)
         test, mask = parts.test[0], data.mask[parts.test[0]]
         log_p = ladder.log_softmax(np.asarray(fitted.test[0, 0], np.float64))
         labels = data.labels[test]

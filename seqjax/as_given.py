@@ -1,4 +1,4 @@
-"""A person's arrays, read into one form, given back in theirs.  Imports `batch`.
+"""A person's arrays, read into one form, given back in theirs.  Imports nothing of the library.
 
 Inside the kit inputs are `[N, T, F]` and labels `[N, T]`.  The functions that a person hands
 over were written for their own arrays: tokens `[N, T]`, one-hot labels, one label per
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.batch import Batch
 
 Fit = Callable[..., Any]
 Predict = Callable[[np.ndarray], Any]
@@ -39,9 +38,8 @@ class Form(NamedTuple):
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """Inputs `[N, T, F]` as they were given."""
-        x = np.asarray(x)
-        floating = np.issubdtype(self.x_dtype, np.floating) or self.tokens
-        x = x.astype(self.x_dtype if floating else np.float32, copy=False)
+        as_they_are = np.issubdtype(self.x_dtype, np.floating) or self.tokens
+        x = np.asarray(x).astype(self.x_dtype if as_they_are else np.float32, copy=False)
         if self.x_ndim == 2:
             x = x[..., 0] if self.tokens else x[:, 0]
         return x if self.batch_first else x.swapaxes(0, 1)
@@ -81,15 +79,12 @@ class Form(NamedTuple):
         return of_inputs
 
     def fit(self, fit: Fit) -> Fit:
-        """Their `fit`, for inputs `[N, T, F]`, labels and mask `[N, T]`: returns `(predict, losses or None)`."""
-
+        """Their `fit`, for inputs `[N, T, F]`, labels and mask `[N, T]`: returns what theirs does."""
         takes_mask = _takes(fit, 3)
 
-        def of_batch(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Predict, Any]:
+        def of_batch(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Any:
             given = self.inputs(x), self.labels(y, mask), self.mask(mask)
-            found = fit(*given[: 3 if takes_mask else 2])
-            predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-            return self.predict(predict), losses
+            return fit(*given[: 3 if takes_mask else 2])
 
         return of_batch
 
@@ -127,8 +122,3 @@ def form_of(x: Any, y: Any, batch_first: bool, steps: int, tokens: bool, per_seq
         y_dtype=y.dtype,
         ignored=lowest if lowest < 0 else None,
     )
-
-
-def rows(batch: Batch, numbers: np.ndarray) -> Batch:
-    """Some sequences of a batch, in memory."""
-    return Batch(*(np.asarray(part[numbers]) for part in batch))

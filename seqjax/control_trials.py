@@ -80,7 +80,7 @@ class Trainer(NamedTuple):
             warnings.simplefilter("ignore")
             raw = predict(x)
         per = "sequence" if self.shape.per_sequence else "step"
-        return read_outputs(raw, *x.shape[:2], self.shape.num_classes, per)
+        return read_outputs(raw, len(x), self.shape.steps, self.shape.num_classes, per)
 
     def run(self, draw: data.Draw, n: int, change: Callable[[Batch], Batch] = lambda batch: batch) -> Trial:
         """Trains on n fresh sequences of a control, and judges on others."""

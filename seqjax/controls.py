@@ -1,7 +1,7 @@
 """A person's training, tried on data whose answer is known: a report card.
 
-Imports `arrays`, `control_data`, `control_findings`, `control_trials`, `findings`, `observed` and
-`training_facts`.
+Imports `arrays`, `control_data`, `control_failures`, `control_findings`, `control_trials`, `findings`, `observed`
+and `training_facts`.
 
 The idea of bsuite, turned on a training procedure: a row for each control, with the loss that was reached, the
 loss that was there to reach, and that of guessing.  The first control, one feature that is the label, decides
@@ -19,18 +19,16 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.arrays import Arrays
 from seqjax.control_data import CONTROLS, Control, Shape, View
+from seqjax.control_failures import at_chance, follows, reversed_labels
 from seqjax.control_findings import (
-    at_chance,
     batch_leak,
     confirmed,
     counted,
     excess,
     finding,
-    follows,
     leaked,
     overshoot,
     padding_finding,
-    reversed_labels,
     slow,
     state,
     too_slow,
@@ -68,8 +66,15 @@ class _Run:
     def left(self) -> float:
         return self.ends - time.perf_counter()
 
-    def row(self, control: Control, passed: bool | None, text: str, trial: Trial | None = None, reachable: Any = None,
-            loss: Any = None) -> None:  # fmt: skip
+    def row(
+        self,
+        control: Control,
+        passed: bool | None,
+        text: str,
+        trial: Trial | None = None,
+        reachable: Any = None,
+        loss: Any = None,
+    ) -> None:
         score = trial.score if trial else None
         known = score is not None and math.isfinite(score.loss)
         self.rows[control.name] = {
@@ -86,13 +91,13 @@ class _Run:
         self.watch("control", self.rows[control.name] | told)
 
     def trial(self, control: Control, n: int, reachable: float) -> Trial:
-        """A training on a control; once more with more sequences where it did not pass and there is time for it."""
+        """A training on a control; where it did not pass and there is time, once more with more sequences."""
         trial = self.trainer.run(control.draw, n)
         self.each = trial.seconds
-        if trial.score is not None and state(trial.score, reachable) != "passed" and trial.score.prior > reachable:
-            if MORE * trial.seconds < self.left / 3:
-                again = self.trainer.run(control.draw, MORE * n)
-                trial = again if again.score is not None else trial
+        score, affordable = trial.score, MORE * trial.seconds < self.left / 3
+        if score is not None and affordable and state(score, reachable) != "passed" and score.prior > reachable:
+            again = self.trainer.run(control.draw, MORE * n)
+            trial = again if again.score is not None else trial
         self.trials[control.name] = trial
         return trial
 
@@ -137,24 +142,27 @@ def run(
         seen = None
     for control in rest:
         _one(job, control, own, seen, total)
-    settled = job.rows["own_feature"]["passed"]
-    others = [
-        trial for name, trial in job.trials.items() if name not in ("own_feature", "random_labels", "padding")
-    ]
-    if not (forms := confirmed([(name, t) for name, t in job.trials.items() if name != "padding"])):
-        if "random_labels" in job.trials and (leak := leaked(job.trials["random_labels"], own, others)):
-            job.findings.append(leak)
-            job.rows["random_labels"]["passed"] = False
-        elif settled and "random_labels" in job.trials and (hot := unstable(job.trials["random_labels"])):
-            job.findings.append(hot)
-        elif hot := overshoot(list(job.trials.items()), job.trainer.shape):
-            job.findings.append(hot)
-    job.findings += forms
+    job.findings += _of_losses(job, own)
     return Report([job.rows[c.name] for c in CONTROLS], job.findings)
 
 
+def _of_losses(job: _Run, own: Trial) -> list[Finding]:
+    """What the reported losses of all controls together show: one cause at most, the surest first."""
+    random = job.trials.get("random_labels")
+    others = {name: t for name, t in job.trials.items() if name not in ("own_feature", "random_labels", "padding")}
+    if forms := confirmed([(name, t) for name, t in job.trials.items() if name != "padding"]):
+        return forms
+    if random is not None and (leak := leaked(random, own, list(others.values()))):
+        job.rows["random_labels"]["passed"] = False
+        return [leak]
+    if job.rows["own_feature"]["passed"] and random is not None and (high := unstable(random)):
+        return [high]
+    high = overshoot(list(job.trials.items()), job.trainer.shape)
+    return [high] if high else []
+
+
 def near_unit_scale(shape: Shape) -> bool:
-    """Tokens, and features whose centre is within three of their spread, which is within a factor of three of 1."""
+    """Tokens; and features whose centre is within 3 of 0 and whose spread is within a factor of 3 of 1."""
     centre, spread = shape.scale
     return shape.tokens is not None or bool(((np.abs(centre) <= 3) & (spread >= 1 / 3) & (spread <= 3)).all())
 
@@ -209,7 +217,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         return None
     if found == "learning":
         if too_slow(trial, 0.0, ratio):
-            job.findings.append(slow(trial, job.trainer, ratio))
+            job.findings.append(slow(trial, ratio))
         job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
     else:
         job.row(control, True, f"Learnt: {names}.", trial, 0.0)
@@ -286,9 +294,11 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
     half_lost = not math.isfinite(rise) or rise > trial.score.prior / 2
     if found != "passed" and half_lost and state(own.score, 0.0) == "passed":
         centre, spread = job.trainer.shape.scale
-        text = (f"Features at unit scale: loss {nats(own.score.loss)}; the same at the scale of your data (centres "
-                f"{centre.min():.3g} to {centre.max():.3g}, spreads {spread.min():.3g} to {spread.max():.3g}): "
-                f"{counted(trial.score.loss)}.")  # fmt: skip
+        text = (
+            f"Features at unit scale: loss {nats(own.score.loss)}; the same at the scale of your data (centres "
+            f"{centre.min():.3g} to {centre.max():.3g}, spreads {spread.min():.3g} to {spread.max():.3g}): "
+            f"{counted(trial.score.loss)}."
+        )
         value, interval = excess(trial, own.score.loss)
         if not math.isfinite(value):
             value, interval = trial.score.prior, (0.0, math.inf)
@@ -302,7 +312,9 @@ def _read_random(job: _Run, control: Control, own: Trial, trial: Trial, reachabl
     if not trial.losses:
         return job.row(control, None, "Cannot tell: the training reports no losses.", trial, reachable)
     first, last = trial.losses[0], trial.losses[-1]
-    text = f"Reported {counted(first)} after the first epoch and {counted(last)} at the end; guessing gives {nats(reachable)}."
+    text = (
+        f"Reported {counted(first)} in the first epoch, {counted(last)} in the last; guessing {nats(reachable)}."
+    )
     return job.row(control, True, text, trial, reachable, first if math.isfinite(first) else None)
 
 
@@ -316,8 +328,10 @@ def _read_memory(job: _Run, control: Control, own: Trial, trial: Trial, reachabl
         job.rows[control.name]["passed"] = None
         job.rows[control.name]["text"] += " There was no time for more sequences, so this may be too few."
     elif found == "chance" and control.name == "previous_step" and state(own.score, 0.0) == "passed":
-        text = (f"The label is the event of the step before, which moves the outputs: {nats(trial.score.loss)} after "
-                f"{trial.n} sequences, guessing gives {nats(trial.score.prior)}.")  # fmt: skip
+        text = (
+            f"The label is the event of the step before, which moves the outputs: {nats(trial.score.loss)} after "
+            f"{trial.n} sequences, guessing gives {nats(trial.score.prior)}."
+        )
         remedy = "Look at what carries the state from step to step: its size, its gates, dropout on it."
         job.findings.append(finding("history_unused", trial, reachable, text, remedy))
 

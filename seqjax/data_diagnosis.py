@@ -5,23 +5,26 @@ Imports `arrays`, `data_facts`, `ladder`, `step_swaps`, `observed`, `curves`,
 diagnosis in `result.json`.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqjax import alignment, data_facts, observed, step_swaps
+from seqjax import alignment, data_facts, model_diagnosis, observed, step_swaps
 from seqjax import curves as logs
 from seqjax import ladder as ladders
-from seqjax.arrays import Arrays, Note
+from seqjax.arrays import Arrays, Note, axes_swapped
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
 from seqjax.experiment import environment
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, ranked
 from seqjax.ladder import RUNGS, Ladder, Rung
+from seqjax.model_diagnosis import UNTRAINED, Looked
 from seqjax.probes import Sight
 from seqjax.results import plain
 
@@ -63,18 +66,38 @@ def diagnose(
     linear: bool | None = None,
     history: str | Path | None = None,
     column: str | None = None,
+    predict: Any = None,
+    model: Any = None,
+    fit: Any = None,
+    causal: bool = False,
+    observed_accuracy: float | None = None,
+    control_samples: int | None = None,
+    control_seconds: float | None = None,
     seed: int = 0,
     watch: Watch = lambda what, value: None,
 ) -> dict[str, Any]:
     """The ladder of the arrays, which step needs which, and what that says of an observed loss or history.
 
+    With a `predict`, `model` or `fit` (one of them; see `adapters`) also what that does and lacks.
+
     observed_loss, observed_val_loss: nats per step, from the log of a training on these arrays.
     sees: the rung on which the trained model stands, where known; linear: whether it is linear there.
     history: a file that holds its curve; column: which one, where the file has several.
+    causal: outputs may not depend on later steps.  observed_accuracy: the share of scored steps that is right.
+    control_samples, control_seconds: of the control experiments; see `model_diagnosis.look`.
     watch: called with "data", "rung" and the like and a plain value as they are known.
 
     Raises ConfigError where the arrays are too few, or what was observed cannot be read.
     """
+    given = {name: value for name, value in locals().items() if name not in ("arrays", "watch")}
+    own = {"predict": predict, "model": model, "fit": fit}
+    own = {name: value for name, value in own.items() if value is not None}
+    if len(own) > 1:
+        raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
+    if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
+        raise ConfigError(
+            f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
+        )
     if sees is not None and sees not in RUNGS:
         raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
     seconds, started = {}, time.perf_counter()
@@ -85,18 +108,26 @@ def diagnose(
         started = time.perf_counter()
 
     curves = logs.read_history(history, column) if history is not None else None
-    notes = data_facts.facts(arrays)
-    lap("facts")
-    watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
+    watch("load", None)
     sample, scale = ladders.sample(arrays, arrays.train, seed)
     if len(sample.labels) < ladders.MIN_SEQUENCES:
+        early = [note for note in data_facts.facts(arrays) if note.note == "axes_swapped"]
+        if early and arrays.train.labels.shape[1] >= ladders.MIN_SEQUENCES:
+            read = axes_swapped(arrays)  # as they were meant, so that there is something to learn from
+            read = dataclasses.replace(read, notes=(*arrays.notes, *early))
+            return diagnose(read, **given, watch=watch)
         raise ConfigError(
             f"{len(sample.labels)} sequences can be used: expected {ladders.MIN_SEQUENCES} or more, to learn from "
             f"some and be judged on others"
         )
     lap("load")
-    climbed = ladders.climb(sample, arrays.num_classes)
-    lap("ladder")
+    with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
+        noted = pool.submit(data_facts.facts, arrays)
+        climbed = ladders.climb(sample, arrays.num_classes)
+        lap("ladder")
+        notes = noted.result()
+    lap("facts")
+    watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
     watch("ladder", [_entry(rung) for rung in climbed.rungs])
     swaps = step_swaps.dependence(climbed, arrays.num_classes)
     lap("dependence")
@@ -107,9 +138,29 @@ def diagnose(
     values["sufficient_rung"], values["sufficient_family"] = climbed.sufficient
     values["sentence"] = sentence(climbed)
     values |= _dependence(swaps)
-    readings: dict[str, Any] = {"observed": None, "history": None}
+    looked = None
+    if own:
+        looked = model_diagnosis.look(
+            arrays,
+            climbed,
+            swaps,
+            **own,
+            causal=causal,
+            observed_loss=observed_val_loss if observed_val_loss is not None else observed_loss,
+            observed_accuracy=observed_accuracy,
+            control_samples=control_samples,
+            control_seconds=control_seconds,
+            seed=seed,
+            watch=watch,
+        )
+        seconds |= looked.values.pop("seconds")
+        values |= looked.values
+        if looked.on is not None:
+            sees, linear = looked.on[0], looked.on[1] == "linear"
+        started = time.perf_counter()
+    readings: dict[str, Any] = {"observed": None, "curve": None}
     if curves is not None:
-        readings["history"] = _history(curves, climbed, values["ladder"])
+        readings["curve"] = _history(curves, climbed, values["ladder"])
         if observed_loss is None and observed_val_loss is None:
             observed_loss, observed_val_loss = (_last(curves, name) for name in ("train", "val"))
     if observed_loss is not None or observed_val_loss is not None:
@@ -117,13 +168,13 @@ def diagnose(
             values["ladder"], arrays.num_classes, observed_loss, observed_val_loss, sees=sees, linear=linear
         )
     values |= readings
-    every = (*arrays.notes, *notes)
-    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear)
+    every = tuple(dict.fromkeys((*arrays.notes, *notes)))
+    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked)
     lap("findings")
     causes = {cause.note for cause in every if cause.note in CAUSES}
     values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
     values["findings"] = [finding._asdict() for finding in found]
-    values["verdict"] = verdict(values, climbed, found)
+    values["verdict"] = verdict(values, climbed, found, looked)
     values["environment"] = environment(seconds)
     return plain(values)
 
@@ -226,13 +277,15 @@ def findings(
     read: dict[str, Any] | None,
     sees: str | None,
     linear: bool | None,
+    looked: Looked | None,
 ) -> list[Finding]:
     """All that is wrong, the most specific first: what explains the others stands before them."""
     found = []
     for name, (cause, remedy) in CAUSES.items():
         for note in notes:
             if note.note == name:
-                found.append(Finding(cause, note.value, (note.value, note.value), note.where, remedy))
+                text = f"{note.where[0].upper()}{note.where[1:]}."
+                found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
     found += _unrelated(arrays, climbed)
     found += _repeated(notes, climbed, swaps)
     found += _shifted(climbed, swaps)
@@ -241,9 +294,13 @@ def findings(
         on = (read["rung"], read["family"])
     if on is not None:
         found += account(climbed, on)
-    if read is not None:
+    if read is not None and looked is None:
         found += _training(climbed, read, on)
-    return found
+    if looked is not None:
+        found += looked.findings
+        if looked.reached:  # what a loss is not left for is the cause of nothing
+            found = [finding for finding in found if finding.cause not in UNTRAINED]
+    return ranked(found)
 
 
 def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | None]) -> tuple[float, float]:
@@ -282,6 +339,7 @@ def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
                     (size - 1.96 * error, size + 1.96 * error),
                     f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
                     f"{remedy.format(needed)} It can reach {nats(after)}.",
+                    after,
                 )
             )
     return sorted(found, key=lambda finding: -finding.value)
@@ -379,8 +437,8 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
     size, error = gain(climbed, ("nothing", None), best)
     prior = climbed.rungs[0].loss or 0.0
-    settled = next(r.settled for r in climbed.rungs if (r.rung, r.family) == best)
-    if prior < 5 * WORTH_IT or not settled or size + 1.96 * error > WORTH_IT:
+    reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
+    if prior < 5 * WORTH_IT or reach > ladders.SETTLED or size + 1.96 * error > WORTH_IT:
         return []
     text = f"No input tells anything about the labels: the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
@@ -391,21 +449,30 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     return [Finding("labels_unrelated", prior - size, (prior - size - 1.96 * error, prior), text, remedy)]
 
 
-def verdict(values: dict[str, Any], climbed: Ladder, found: list[Finding]) -> dict[str, Any]:
+def verdict(
+    values: dict[str, Any], climbed: Ladder, found: list[Finding], looked: Looked | None
+) -> dict[str, Any]:
     """`verdict` of the result: the first finding, or what can be said without one."""
     prior, best = climbed.rungs[0], climbed.rungs[-1] if climbed.rungs[-1].loss is not None else climbed.rungs[3]
-    remedies = [{"change": f.remedy, "reachable_loss": None, "kind": "estimate", "proviso": None} for f in found]
+    remedies = [
+        {"change": f.remedy, "reachable_loss": f.reachable_loss, "kind": "estimate", "proviso": None}
+        for f in found
+    ]
     text = values["sentence"]
+    # What a model reached is known, whatever the ladder can tell of the arrays.
+    unknown = climbed.sufficient[0] == "cannot_tell" if looked is None else not looked.reached
+    if looked is not None and looked.reached and looked.loss is not None:
+        text = f"This model reached what these arrays allow, {nats(looked.loss.mean)} nats per step. {text}"
     if found:
         cause, text = found[0].cause, f"{found[0].evidence} {text}"
-    elif climbed.sufficient[0] == "cannot_tell":
+    elif unknown:
         cause = "cannot_tell"
     elif best.settled and (best.loss or 0.0) > (prior.loss or 0.0) / 2:
         cause = "label_noise"
         text += " What is left is noise in the labels, or depends on what is not among the inputs."
     else:
         cause = "healthy"
-    for name in ("observed", "history"):
+    for name in ("observed", "curve"):
         if values[name] is not None:
             text += f" {values[name]['text']}"
     return {"cause": cause, "text": text, "remedies": remedies}

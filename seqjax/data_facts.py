@@ -310,9 +310,9 @@ def _rows_apart(numbers: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _usual(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of columns `x [m, F]`, at most some four million values: the median, and the median distance from it of what
+    """Of columns `x [m, F]`, at most some million values: the median, and the median distance from it of what
     is not equal to it, so that neither a rare bit nor a wild value makes a difference; 0 where nothing varies."""
-    some = x[:: max(1, x.size // 2**22)]
+    some = x[:: max(1, x.size // 2**20)]
     middle = np.median(some, 0)
     away = np.where(some == middle, np.nan, np.abs(some - middle))
     moves = np.isfinite(away).any(0)
@@ -326,7 +326,7 @@ def _scales(s: _Sample) -> Iterator[Note]:
     if s.tokens:
         return
     flat = s.x[s.present].astype(np.float64)
-    some = flat[:: max(1, len(flat) * flat.shape[1] // 2**22)]
+    some = flat[:: max(1, len(flat) * flat.shape[1] // 2**20)]
     nonzero = np.where(some == 0, np.nan, np.abs(some))
     known = np.flatnonzero(np.isfinite(nonzero).any(0))
     if not len(known):
@@ -342,7 +342,7 @@ def _scales(s: _Sample) -> Iterator[Note]:
     middle, usual = _usual(flat)
     low, high = np.quantile(some, (0.25, 0.75), axis=0)
     spread = np.maximum(high - low, usual)  # the second where most values are one
-    distance = np.abs(flat - middle).max(0)
+    distance = np.maximum(flat.max(0) - middle, middle - flat.min(0))
     # The farthest of ten million draws lies 4 quartile spreads from the median for a Gaussian, 15 for an
     # exponential, 150 for a log-normal of sigma 1.  A missing value coded as -999 or 1e6 lies beyond 700.
     with np.errstate(divide="ignore", invalid="ignore"):

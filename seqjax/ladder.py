@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from seqjax import probes
@@ -50,10 +51,13 @@ MIN_SEQUENCES = 24  # eight a fold
 MAX_SEQUENCES = 48_000  # the standard error of a loss is then below 0.005 nats
 MAX_STEPS = 2**18
 MAX_VALUES = 2**25  # 128 MiB of inputs
+SCALE_VALUES = 2**21  # of which the scale of each feature is taken
 MAX_TOKENS = 256  # one-hot; those beyond are one
 MAX_SLOPES = 2**21  # of a linear probe across steps, else it takes longer than all others together
 STOP_STEPS = 2**12
 CONFINED_SEQUENCES = 2_000
+FEW_STEPS = 3  # up to so many a pooled probe is as good as a recurrent one
+STARTS = 4  # directions of a step's features that probes take over from the linear ones
 ALPHA = 0.05
 DRAWS = 1000
 BINS = 1000
@@ -69,8 +73,8 @@ class Rung(NamedTuple):
     """A rung under one family; losses in nats per scored step.
 
     loss: held out; None where it was not computed, and then reason says why.  ci95: its interval.
-    settled: more sequences would not lower it by much.  twice_the_data: what twice as many would give.
-    reach: nats by which they may lower it at most.
+    settled: neither more sequences nor another probe would lower it by much: `stuck_steps` are a riddle, or noise.
+    twice_the_data: what twice as many sequences would give.  reach: nats by which more may lower it at most.
     curve: sequences learnt from, and the loss with them.
     confined: the loss when its probabilities go through a softmax again, and its interval.
     """
@@ -132,7 +136,8 @@ def scale_of(x: np.ndarray, mask: np.ndarray) -> Scale:
     """Median and spread of each feature, without padding: steps all 0 that are not scored.
 
     The spread of what never changes is 1."""
-    x = x[mask | x.any(-1)]
+    few = slice(None, None, max(1, x.size // SCALE_VALUES))  # in random order, as `sample` has them
+    x = x[few][mask[few] | x[few].any(-1)]
     spread = x.std(0, dtype=np.float64)
     return np.median(x, 0), np.where(spread > 0, spread, 1)
 
@@ -194,38 +199,65 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     batch_size = int(np.clip(min(512 // steps, num_train // 4), 8, 128))
     # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.
     members = 4 if num_train < 1_000 else 2 if num_train < 4_000 else 1
-    updates = int(np.clip(1024 // steps, 256, 512)) if members == 1 else 512 // members
+    updates = 512 // max(2, members)
     decay = float(np.clip(1000 / num_train, 0.01, 1))
     kinds = {
         "linear": (LinearProbe(num_classes, wide), looking if wide else looking[:2], 0.02),
-        "pooled": (PooledProbe(num_classes), looking, 4e-3),
+        "pooled": (PooledProbe(num_classes), looking, 1.2e-2),
     }
-    if across:
+    if steps > FEW_STEPS:
         kinds["recurrent"] = (RecurrentProbe(num_classes), across, 1e-2)
+    like = np.zeros((len(parts.num_train), features, min(STARTS, features)), np.float32)
 
-    def run(kind: str) -> tuple[str, Fit]:
+    def build(kind: str) -> tuple[tuple[str, ...], Sight, probes.Probes]:
         net, rungs, rate = kinds[kind]
-        rungs = rungs * (1 if kind == "linear" else members)
+        linear = kind == "linear"
+        rungs = rungs * (1 if linear else members)
         sights = sights_of(steps, rungs)
-        made = probes.build(
-            net,
-            Training(batch_size, updates * (1 + (kind == "linear")), rate, decay * 4e-3 / rate),
-            data,
-            parts,
-            sights,
-        )
-        fitted = made.fit(data, parts, sights)
-        fitted = Fitted(fitted.params, *(np.asarray(part) for part in fitted[1:]))
-        return kind, Fit(rungs, sights, fitted, made.apply)
+        how = Training(batch_size, updates * (1 + 3 * linear), rate, decay * 4e-3 / rate)
+        return rungs, sights, probes.build(net, how, data, parts, sights, None if linear else like)
+
+    def run(kind: str, starts: np.ndarray | None) -> Fit:
+        rungs, sights, program = made[kind].result()
+        fitted = program.fit(data, parts, sights, starts)
+        return Fit(rungs, sights, Fitted(fitted.params, *(np.asarray(part) for part in fitted[1:])), program.apply)
 
     with ThreadPoolExecutor() as pool:
-        return dict(pool.map(run, kinds))
+        made = {kind: pool.submit(build, kind) for kind in kinds}
+        linear = run("linear", None)
+        starts = directions(data, made["linear"].result()[-1].unravel, linear, like.shape[2])
+        others = {kind: pool.submit(run, kind, starts) for kind in kinds if kind != "linear"}
+        return {"linear": linear} | {kind: other.result() for kind, other in others.items()}
+
+
+def directions(data: Batch, unravel: Callable[[Any], Any], linear: Fit, number: int) -> np.ndarray:
+    """`[parts, F, number]`: where linear probes look in a step's features; what is seen along each spreads by 1.
+
+    The other probes begin with these, so that many features are no burden: of 100 that matter alike a random
+    direction tells nothing.
+    """
+    features = data.inputs.shape[2]
+    some = np.asarray(data.inputs[:: max(1, len(data.inputs) // 2_000)]).reshape(-1, features)
+    tree = jax.device_get(jax.vmap(jax.vmap(unravel))(linear.fitted.params))
+    slopes = tree["Dense_0"]["kernel"].swapaxes(1, 2).reshape(*tree["offset"].shape[:1], features, -1)
+    if "slopes" in tree:
+        across = np.moveaxis(tree["slopes"], 4, 1)
+        slopes = np.concatenate([slopes, across.reshape(len(across), features, -1)], -1)
+    found = []
+    for matrix in slopes:
+        basis = np.random.default_rng(0).normal(size=(features, number))
+        for _ in range(8):  # orthogonal iteration: the first left singular vectors
+            basis = np.linalg.qr(matrix @ (matrix.T @ basis) + 1e-9 * basis)[0]
+        found.append(basis / np.maximum((some @ basis).std(0), 1e-3))
+    return np.stack(found).astype(np.float32)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities `[..., C]`."""
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    moved = np.array(np.moveaxis(logits, -1, 0), order="C")  # few classes: one pass for each, not one a row
+    moved -= moved.max(0)
+    moved -= np.log(np.exp(moved).sum(0))
+    return np.moveaxis(moved, 0, -1)
 
 
 class Component(NamedTuple):
@@ -381,6 +413,7 @@ def climb(data: Batch, num_classes: int) -> Ladder:
     )
     first = folds == 0
     draws = ratio_draws(np.stack(list(ladder.losses.values())), counts)
+    stuck = stuck_steps(ladder)
     for key in KEYS:
         if key not in ladder.losses:
             reason = "there is one step" if steps == 1 else "too many steps and features for a weight each"
@@ -391,7 +424,9 @@ def climb(data: Batch, num_classes: int) -> Ladder:
         loss_half = float(half[key].sum() / counts[first].sum())
         low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2))
         wider = np.sqrt(1 + fold_error(losses, counts, folds) / max(drawn.var(), 1e-18))
-        gain = reach = 0.0
+        gain = reach = riddle = 0.0
+        if key[1] == "nonlinear" and key[0] in (ACROSS if steps > 1 else LOOKING):
+            riddle = float((ladder.by_step[key] * at_step)[stuck].sum() / counts.sum())
         if key[0] in LOOKING:
             gain = max(0.0, loss_half - losses[first].sum() / counts[first].sum())
             least = weights_of(*key, steps, data.inputs.shape[2]) / (2 * parts.num_train[0])
@@ -400,8 +435,11 @@ def climb(data: Batch, num_classes: int) -> Ladder:
             Rung(
                 *key,
                 loss=loss,
-                ci95=(max(0.0, float(loss - wider * (loss - low) - reach)), float(loss + wider * (high - loss))),
-                settled=bool(min(reach, loss) <= SETTLED),
+                ci95=(
+                    max(0.0, float(loss - wider * (loss - low) - max(reach, riddle))),
+                    float(loss + wider * (high - loss)),
+                ),
+                settled=bool(min(max(reach, riddle), loss) <= SETTLED),
                 reach=float(reach),
                 twice_the_data=max(0.0, loss - gain * 2**-0.5),  # of what falls as n^-1/2, if the half was n
                 curve={"num_sequences": [int(k) for k in parts.num_train[1::-1]], "loss": [loss_half, loss]},
@@ -434,21 +472,24 @@ def beats(ladder: Ladder, key: Key) -> list[Key]:
     ]
 
 
-def unexplained(ladder: Ladder) -> float:
-    """The share of what the position leaves open that stands at steps where no probe learnt anything.
+def stuck_steps(ladder: Ladder) -> np.ndarray:
+    """`[T]`, the steps where no probe learnt anything though the position leaves the label open.
 
     There the labels depend on the inputs in a way that probes do not find, as a parity of many steps is; or they
     are noise, which is to be believed where other steps, that were learnt, are left with nearly as much.
     """
     best = ladder.by_step[KEYS[-1] if KEYS[-1] in ladder.by_step else KEYS[3]]
-    position, left_open = (
-        ladder.by_step["position", None],
-        ladder.by_step["position", None] * ladder.data.mask.sum(0),
-    )
+    position = ladder.by_step["position", None]
     stuck = (position - best < np.maximum(WORTH_IT, 0.02 * position)) & (position > 0.05)
     if stuck.any() and not stuck.all():
         stuck &= best > 1.5 * np.median(best[~stuck]) + 0.05
-    return float(left_open[stuck].sum() / max(left_open.sum(), 1e-9))
+    return stuck
+
+
+def unexplained(ladder: Ladder) -> float:
+    """The share of what the position leaves open that stands at steps where no probe learnt anything."""
+    left_open = ladder.by_step["position", None] * ladder.data.mask.sum(0)
+    return float(left_open[stuck_steps(ladder)].sum() / max(left_open.sum(), 1e-9))
 
 
 def sufficient(ladder: Ladder) -> Key:

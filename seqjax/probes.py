@@ -16,14 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 from seqjax.batch import Array, Batch
 from seqjax.devices import compiler_options
-from seqjax.models import SharedDense, glorot
+from seqjax.models import glorot
 
 WIDTH = 32
 EMBED = 8  # directions of a step's features that a probe looks along: few, so that many features are no burden
 MADE = 16  # functions that a pooled probe makes of these, before steps meet
 WINDOW = 2  # steps to either side that it sees by their distance; those further off by their position alone
 CHUNK_STEPS = 2**12  # evaluated at once
-CHECKS = 16  # how often a probe's loss on its stop split is looked at; the best of them is kept
+CHECKS = 8  # how often a probe's loss on its stop split is looked at; the best of them is kept
 
 
 class Sight(NamedTuple):
@@ -49,7 +49,7 @@ class LinearProbe(nn.Module):
         _, steps, features = x.shape
         zeros = nn.initializers.zeros
         offset = self.param("offset", zeros, (1, steps, self.num_classes))
-        logits = SharedDense(self.num_classes, kernel_init=zeros)(x) + sight.position * offset
+        logits = nn.Dense(self.num_classes, kernel_init=zeros)(x) + sight.position * offset
         if self.across:
             slopes = self.param("slopes", zeros, (steps, steps, features, self.num_classes))
             seen = slopes * (sight.across * sight.sees)[:, :, None, None]
@@ -66,16 +66,17 @@ class PooledProbe(nn.Module):
     @nn.compact
     def __call__(self, x: Array, sight: Sight) -> Array:
         steps = x.shape[1]
-        made = SharedDense(EMBED, kernel_init=glorot, name="embed")(x)
-        made = jnp.concatenate([made, nn.relu(SharedDense(MADE, kernel_init=glorot, name="made")(made))], -1)
+        made = nn.Dense(EMBED, kernel_init=glorot, name="embed")(x)
+        made = jnp.concatenate([made, nn.relu(nn.Dense(MADE, kernel_init=glorot, name="made")(made))], -1)
         small = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
-        hidden = nn.relu(SharedDense(WIDTH, kernel_init=glorot, name="own")(made))
-        hidden = SharedDense(WIDTH, kernel_init=glorot, name="own_2")(hidden)
+        hidden = nn.relu(nn.Dense(WIDTH, kernel_init=glorot, name="own")(made))
+        hidden = nn.Dense(WIDTH, kernel_init=glorot, name="own_2")(hidden)
         hidden += sight.position * self.param("position", nn.initializers.normal(0.5), (1, steps, WIDTH))
         if steps > 1:
             by_place = self.param("by_place", small, (steps, EMBED + MADE, WIDTH))
             terms = jnp.einsum("nse,seh->nsh", made, by_place)
             hidden += jnp.einsum("nsh,ts->nth", terms, sight.across * sight.sees)
+        if steps > 2:  # of two steps the place says all that the distance does
             reach = min(steps - 1, WINDOW)
             by_distance = self.param("by_distance", small, (2 * reach + 1, EMBED + MADE, WIDTH))
             padded = jnp.pad(made, ((0, 0), (reach, reach), (0, 0)))
@@ -85,10 +86,8 @@ class PooledProbe(nn.Module):
             near *= (sight.across * seen)[None, :, :, None]
             hidden += jnp.einsum("ntoe,oeh->nth", near, by_distance)
         hidden = nn.relu(hidden)
-        hidden = jnp.concatenate(
-            [hidden, nn.relu(SharedDense(WIDTH, kernel_init=glorot, name="deep")(hidden))], -1
-        )
-        return SharedDense(self.num_classes, kernel_init=glorot, name="logits")(hidden)
+        hidden = jnp.concatenate([hidden, nn.relu(nn.Dense(WIDTH, kernel_init=glorot, name="deep")(hidden))], -1)
+        return nn.Dense(self.num_classes, kernel_init=glorot, name="logits")(hidden)
 
 
 class RecurrentProbe(nn.Module):
@@ -101,7 +100,7 @@ class RecurrentProbe(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, sight: Sight) -> Array:
-        x = SharedDense(EMBED, kernel_init=glorot, name="embed")(x)
+        x = nn.Dense(EMBED, kernel_init=glorot, name="embed")(x)
         scaled = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=2, batch_axis=0)
         inputs = self.param("inputs", scaled, (2, EMBED, 3 * WIDTH))
         recurrent = self.param("recurrent", scaled, (2, WIDTH, 3 * WIDTH))
@@ -124,10 +123,8 @@ class RecurrentProbe(nn.Module):
         _, states = jax.lax.scan(cell, jnp.zeros((2, len(x), WIDTH)), from_inputs)
         forward, reverse = states[:, 0].swapaxes(0, 1), states[::-1, 1].swapaxes(0, 1)
         both = jnp.concatenate([forward * sight.sees[-1, 0], reverse * sight.sees[0, -1]], -1)
-        joined = nn.relu(SharedDense(WIDTH, kernel_init=glorot, name="join")(both))
-        return SharedDense(self.num_classes, kernel_init=glorot, name="logits")(
-            jnp.concatenate([both, joined], -1)
-        )
+        joined = nn.relu(nn.Dense(WIDTH, kernel_init=glorot, name="join")(both))
+        return nn.Dense(self.num_classes, kernel_init=glorot, name="logits")(jnp.concatenate([both, joined], -1))
 
 
 class Part(NamedTuple):
@@ -166,15 +163,19 @@ class Training(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """Probes of one kind.  fit: `(data, parts, sights) -> Fitted`, compiled.
-    apply: `(params, x, sight) -> logits`."""
+    """Probes of one kind.  fit: `(data, parts, sights, starts) -> Fitted`, compiled.
+    apply: `(params, x, sight) -> logits`.  unravel: a probe's flat parameters as a tree."""
 
-    fit: Callable[[Batch, Part, Sight], Fitted]
+    fit: Callable[[Batch, Part, Sight, Array | None], Fitted]
     apply: Callable[[Array, Array, Sight], Any]
+    unravel: Callable[[Array], Any]
 
 
-def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight) -> Probes:
-    """Compile the training of `net` on every part (leading axis of `parts`) for every sight."""
+def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Probes:
+    """Compile the training of `net` on every part (leading axis of `parts`) for every sight.
+
+    starts: `[parts, F, K]`, what the first K columns of a probe's `embed` begin as; None: at random.
+    """
     check_every = max(1, how.updates // CHECKS)
     schedule = optax.cosine_onecycle_schedule(check_every * CHECKS, how.learning_rate, 0.15, 10, 100)
     optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(how.weight_decay))
@@ -188,8 +189,12 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
     def apply(params: Array, x: Array, sight: Sight) -> Any:
         return net.apply({"params": unravel(params)}, x, sight)
 
-    def init(key: Array) -> Array:
-        return ravel_pytree(net.init(key, example, first)["params"])[0]
+    def init(key: Array, start: Array | None) -> Array:
+        params = net.init(key, example, first)["params"]
+        if start is not None:
+            kernel = params["embed"]["kernel"]
+            params["embed"]["kernel"] = kernel.at[:, : start.shape[1]].set(start)
+        return ravel_pytree(params)[0]
 
     def logits_of(params: Array, x: Array, sights: Sight) -> Array:
         """`[sights, n, T, C]`: every sight's own parameters on the same sequences."""
@@ -202,7 +207,7 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         of_steps = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return (of_steps * batch.mask[None]).sum((1, 2)) / jnp.maximum(batch.mask.sum(), 1)
 
-    def fit_part(data: Batch, part: Part, sights: Sight, key: Array) -> Fitted:
+    def fit_part(data: Batch, part: Part, sights: Sight, start: Array | None, key: Array) -> Fitted:
         def take(rows: Array) -> Batch:
             return jax.tree.map(lambda a: a[rows], data)
 
@@ -228,9 +233,9 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
             return (params, moments, best, jnp.minimum(now, lowest)), now
 
         # One after the other: see `training` on orthogonal initialisers under vmap.
-        params = jax.lax.map(init, jax.random.split(key, num_sights))
-        start = (params, optimizer.init(params), params, jnp.full(num_sights, jnp.inf))
-        (_, _, best, _), curve = jax.lax.scan(check, start, jnp.arange(CHECKS))
+        params = jax.lax.map(lambda k: init(k, start), jax.random.split(key, num_sights))
+        carry = (params, optimizer.init(params), params, jnp.full(num_sights, jnp.inf))
+        (_, _, best, _), curve = jax.lax.scan(check, carry, jnp.arange(CHECKS))
 
         def outputs(rows: Array) -> Array:
             """In chunks, so that what stands between input and output stays small."""
@@ -242,8 +247,8 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         logits = outputs(jnp.concatenate([part.stop, part.test]))
         return Fitted(best, logits[:, : len(part.stop)], logits[:, len(part.stop) :], curve.T)
 
-    def fit(data: Batch, parts: Part, sights: Sight) -> Fitted:
+    def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:
         keys = jax.random.split(jax.random.key(0), len(parts.num_train))
-        return jax.vmap(fit_part, (None, 0, None, 0))(data, parts, sights, keys)
+        return jax.vmap(fit_part, (None, 0, None, 0, 0))(data, parts, sights, starts, keys)
 
-    return Probes(jax.jit(fit).lower(data, parts, sights).compile(compiler_options()), apply)
+    return Probes(jax.jit(fit).lower(data, parts, sights, starts).compile(compiler_options()), apply, unravel)

@@ -1,12 +1,14 @@
-"""Which inputs each output sees: measured on any `apply(params, x)`, never declared by it.
+"""Which inputs each output sees: measured on any `apply(params, x)` or `predict(x)`, never declared by it.
 
 Imports nothing of the library.  Every test here has one form: fill the steps of some
 sequences with other real inputs, run the model once, compare.  So there is one compiled
-program, which gathers its inputs by an index (`pattern`) and returns what moved.
+program, which gathers its inputs by an index (`pattern`) and returns what moved; for a
+`predict` that is no program of JAX's, NumPy gathers them.
 """
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,9 @@ AS_GIVEN = (1.0, 1.0)
 # units; larger parameters let a recurrence keep what it forgets at first; smaller ones undo saturation.
 ENLARGED = ((8.0, 1.0), (1.0, 4.0), (1.0, 0.25))
 RETRIED_CELLS = 512  # sequences times steps for each output to be tried so
+# Sequences of one call of a black box, and their steps: few calls, each of a size that memory holds.
+BLACK_BOX_ROWS, BLACK_BOX_STEPS = 256, 2**14
+MIN_SWAPPED = 8  # steps that are swapped however slow a black box is: both ends and some between
 # A change of this scale is rounding; what it does to the logits says how much rounding matters.
 NUDGED = (1 + 2.0**-20, 1 + 2.0**-20)
 # A decay is taken to lose at most this factor per step: a cell stronger than that, in units of the
@@ -46,7 +51,8 @@ class ReceptiveField:
     deterministic: two identical calls agree to the bit.
     tolerance: the largest change of a logit that counts as none; 0 where deterministic.
     undecided_beyond: None, or a number of steps: a cell with |t - s| above it that is not seen may be
-        one that the model forgets below the resolution of its logits, not one that it cannot see.
+        one that the model forgets below the resolution of its logits, not one that it cannot see; or
+        (of a predict that is slow) one that was not tried.
         -1 where nothing moved any output (as with a last layer of zeros).
     """
 
@@ -99,14 +105,74 @@ def measure(
         raise ValueError(f"scored has shape {scored.shape}; expected {(seq_len,)}")
 
     model = _Model(apply, params, inputs, chunk_bytes)
+    tolerance = max(model.noise(init, AS_GIVEN) for init in range(model.num_inits))
+    return _field(model, tolerance, _batch_leak(model, tolerance), structural, scored)
+
+
+def measure_predict(
+    predict: Callable[[np.ndarray], np.ndarray],
+    inputs: np.ndarray,
+    *,
+    scored: np.ndarray | None = None,
+    seconds: float = 10.0,
+) -> ReceptiveField:
+    """The same of a black box: `predict(x [N, T, ...]) -> logits [N, T, C]`, NumPy in and out, for any N.
+
+    inputs: `[B, T, ...]` real inputs, B = 8 or so; tokens are whole numbers.
+    seconds: about how long it may take.  Where a predict is too slow for that, fewer sequences are used,
+        then fewer steps are swapped; cells of the others count as undecided.
+
+    There are no parameters to scale, so that a cell which fades is undecided sooner.  Where a sequence
+    moves another's outputs, every variant of the batch is a call of its own; otherwise they are stacked.
+    Raises ValueError as `measure` does, and whatever predict raises.
+    """
+    inputs = np.asarray(inputs)
+    seq_len = inputs.shape[1]
+    scored = np.ones(seq_len, bool) if scored is None else np.asarray(scored, bool)
+    model = _BlackBox(predict, inputs, 1)
+    tolerance = model.noise(0, AS_GIVEN)
+    batch_leak = _leaks_between_halves(model, tolerance)
+    if not batch_leak:
+        rows = max(1, min(BLACK_BOX_ROWS, BLACK_BOX_STEPS // seq_len))
+        model = _BlackBox(predict, inputs, max(1, rows // len(inputs)))
+        tolerance = max(tolerance, model.noise(0, AS_GIVEN))
+    started = time.perf_counter()
+    model.changes(np.broadcast_to(model.unchanged, (1, model.num_sequences, seq_len)), 0)
+    call = time.perf_counter() - started
+    # Swaps, their retry, the shuffles and the classes: four times T variants of the batch at most.
+    affordable = seconds / max(call, 1e-6) * model.variants / 4
+    few = max(2, int(len(inputs) * affordable / seq_len))
+    if few < len(inputs) and not batch_leak:
+        model = _BlackBox(predict, inputs[:few], max(1, len(inputs) * model.variants // few))
+        tolerance = max(tolerance, model.noise(0, AS_GIVEN))
+        affordable *= len(inputs) / few
+    num_swapped = min(seq_len, max(MIN_SWAPPED, int(affordable)))
+    swapped = np.unique(np.linspace(0, seq_len - 1, num_swapped).round().astype(int))
+    field = _field(model, tolerance, batch_leak, np.zeros((seq_len, seq_len), bool), scored, swapped)
+    return dataclasses.replace(field, deterministic=model.repeats)
+
+
+def _field(
+    model: "_Model",
+    tolerance: float,
+    batch_leak: bool,
+    structural: np.ndarray,
+    scored: np.ndarray,
+    swapped: np.ndarray | None = None,
+) -> ReceptiveField:
+    """Everything but the leak.  swapped: the steps that are swapped, all where None."""
     inits = range(model.num_inits)
-    tolerance = max(model.noise(init, AS_GIVEN) for init in inits)
-    batch_leak = _batch_leak(model, tolerance)
-    influence, strength, moved = _swaps(model, tolerance)
-    # Where nothing leaks, the sequences of a batch are experiments of their own: few do at great length.
-    few = model.num_sequences if batch_leak else max(1, min(model.num_sequences, RETRIED_CELLS // model.seq_len))
-    undecided = _retry(model, moved, structural, few, tolerance > 0)
-    undecided |= _tails(strength, moved) if moved.any() else True
+    swapped = model.unchanged if swapped is None else swapped
+    influence, strength, moved = _swaps(model, tolerance, swapped)
+    if len(swapped) < model.seq_len:
+        undecided = ~np.isin(model.unchanged, swapped)[None] & ~np.eye(model.seq_len, dtype=bool)
+        undecided = undecided | (_tails(strength, moved) if moved.any() else True)
+    else:
+        # Where nothing leaks, the sequences of a batch are experiments of their own: few do at great length.
+        few = RETRIED_CELLS // model.seq_len
+        few = model.num_sequences if batch_leak else max(1, min(model.num_sequences, few))
+        undecided = _retry(model, moved, structural, few, tolerance > 0)
+        undecided |= _tails(strength, moved) if moved.any() else True
     sees = moved | structural
     undecided &= ~sees
 
@@ -160,18 +226,14 @@ class _Model:
         if len(counts) > 1 or counts == {()}:
             raise ValueError(f"parameters have leading axes {counts}; expected one, of initialisations")
         ((self.num_inits,),) = counts
-        self.num_sequences, self.seq_len = inputs.shape[:2]
-        self.unchanged = np.arange(self.seq_len)
-        self.first_entry = 2 * self.seq_len * np.arange(self.num_sequences)[:, None]  # of each in the pool
-        self.floating = np.issubdtype(inputs.dtype, np.floating)
+        self._lay_out(inputs)
         shape = jax.eval_shape(lambda p, x: apply(jax.tree.map(lambda leaf: leaf[0], p), x), params, inputs).shape
         if len(shape) != 3 or shape[:2] != inputs.shape[:2]:
             raise ValueError(
                 f"logits have shape {shape}; expected {inputs.shape[:2]} (sequences, steps) and the classes"
             )
-        pool = jnp.asarray(np.concatenate([inputs, _donors(inputs)], axis=1).reshape(-1, *inputs.shape[2:]))
+        pool = jnp.asarray(self._pool(inputs))
         self._call = functools.partial(_run, apply, params, pool)
-        self._bases: dict[tuple, jax.Array] = {}
         num_rows = CPU_ROWS if jax.default_backend() == "cpu" else OTHER_ROWS
         self.variants = max(1, num_rows // self.num_sequences)
         while True:
@@ -184,6 +246,18 @@ class _Model:
             if used <= chunk_bytes or self.variants == 1:
                 break
             self.variants = max(1, min(self.variants // 2, self.variants * chunk_bytes // used))
+
+    def _lay_out(self, inputs: np.ndarray) -> None:
+        self.num_sequences, self.seq_len = inputs.shape[:2]
+        self.unchanged = np.arange(self.seq_len)
+        self.first_entry = 2 * self.seq_len * np.arange(self.num_sequences)[:, None]  # of each in the pool
+        self.floating = np.issubdtype(inputs.dtype, np.floating)
+        self.scales = ENLARGED
+        self._bases: dict[tuple, Any] = {}
+
+    @staticmethod
+    def _pool(inputs: np.ndarray) -> np.ndarray:
+        return np.concatenate([inputs, donors_of(inputs)], axis=1).reshape(-1, *inputs.shape[2:])
 
     def _unswapped(self, init: int, scales: tuple[float, float]) -> jax.Array:
         pattern = np.repeat((self.unchanged + self.first_entry)[None], self.variants, axis=0)
@@ -246,7 +320,48 @@ class _Model:
         return max(64 * float(np.finfo(np.float32).eps * self.size(init).max()), 4 * float(nudge))
 
 
-def _donors(inputs: np.ndarray) -> np.ndarray:
+class _BlackBox(_Model):
+    """The same around a predict: K variants of the batch stacked into one batch of K * B sequences."""
+
+    def __init__(self, predict: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, variants: int):
+        self._lay_out(inputs)
+        self.num_inits, self.variants = 1, variants
+        # Without parameters, larger inputs alone are left; tokens have no larger ones.
+        self.scales = ENLARGED[:1] if self.floating else ()
+        pool = self._pool(inputs)
+
+        def call(pattern, base, init, scales):
+            x = pool[pattern.reshape(-1, self.seq_len)]
+            if scales[0] != 1:
+                x = (x * scales[0]).astype(inputs.dtype)
+            logits = np.asarray(predict(x), np.float64)
+            if logits.ndim != 3 or logits.shape[:2] != x.shape[:2]:
+                raise ValueError(f"logits have shape {logits.shape}; expected {x.shape[:2]} and the classes")
+            logits = logits.reshape(*pattern.shape, -1)
+            return logits, np.abs(logits - base).max(-1)
+
+        self._call, self._no_base = call, np.float64(0)
+
+    def noise(self, init: int, scales: tuple[float, float]) -> float:
+        """At least the rounding of the logits: foreign programs may mix sequences and steps by that much.
+
+        `repeats` says whether two calls agreed to the bit.
+        """
+        gap = super().noise(init, scales)
+        self.repeats = gap == 0
+        largest = float(np.abs(np.asarray(self._base(init, scales))).max())
+        return max(gap, 4 * float(np.finfo(np.float32).eps) * largest)
+
+
+def _leaks_between_halves(model: _Model, tolerance: float) -> bool:
+    """Replace one half of the sequences, then the other: do the outputs of those that stayed move?"""
+    first = np.arange(model.num_sequences) < max(1, model.num_sequences // 2)
+    halves = np.stack([first, ~first])
+    patterns = model.unchanged + model.seq_len * halves[:, :, None]
+    return bool((model.changes(patterns, 0)[~halves] > tolerance).any())
+
+
+def donors_of(inputs: np.ndarray) -> np.ndarray:
     """For every step of every sequence another real input: that step of the next sequence that differs.
 
     Where all sequences agree on a step (a start token), the input of another step.
@@ -275,8 +390,8 @@ def _batch_leak(model: _Model, tolerance: float) -> bool:
     return any((model.changes(patterns, init)[others] > tolerance).any() for init in range(model.num_inits))
 
 
-def _swaps(model: _Model, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Influence, strength and whether it moved, each `[t, s]`, of swapping every step by itself.
+def _swaps(model: _Model, tolerance: float, swapped: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Influence, strength and whether it moved, each `[t, s]`, of swapping each of these steps by itself.
 
     strength: the largest change that was seen, in units of the resolution of the logits.
     """
@@ -285,15 +400,21 @@ def _swaps(model: _Model, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.
     sizes = np.stack([np.maximum(eps * model.size(init), tolerance) for init in inits])
     sizes = np.maximum(sizes, np.finfo(np.float32).tiny)
     influence, strength, moved = [], [], []
-    for start in range(0, model.seq_len, model.variants):
-        steps = model.unchanged[start : start + model.variants]
+    for start in range(0, len(swapped), model.variants):
+        steps = swapped[start : start + model.variants]
         patterns = np.broadcast_to(model.unchanged, (len(steps), model.num_sequences, model.seq_len)).copy()
         patterns[np.arange(len(steps)), :, steps] += model.seq_len
         changes = np.stack([model.changes(patterns, init) for init in inits])  # [I, s, B, t]
         influence.append(np.median(changes, axis=(0, 2)))
         strength.append((changes.max(2) / sizes[:, None]).max(0))
         moved.append(np.any(changes > tolerance, axis=(0, 2)))
-    return np.concatenate(influence).T, np.concatenate(strength).T, np.concatenate(moved).T
+    found = []
+    for rows in (influence, strength, moved):
+        rows = np.concatenate(rows)
+        full = np.zeros((model.seq_len, model.seq_len), rows.dtype)
+        full[:, swapped] = rows.T
+        found.append(full)
+    return found[0], found[1], found[2]
 
 
 def _retry(model: _Model, moved: np.ndarray, structural: np.ndarray, num_rows: int, noisy: bool) -> np.ndarray:
@@ -304,7 +425,7 @@ def _retry(model: _Model, moved: np.ndarray, structural: np.ndarray, num_rows: i
     """
     steps = model.unchanged
     undecided = np.zeros_like(moved)
-    for turn, scales in enumerate(ENLARGED):
+    for turn, scales in enumerate(model.scales):
         hidden = ~(moved | structural)
         sides = np.concatenate([hidden & (steps < steps[:, None]), hidden & (steps >= steps[:, None])])
         outputs = np.concatenate([steps, steps])[sides.any(1)]

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from seqjax.batch import Array
+from seqjax.batch import Array, Batch
 from seqjax.devices import compiler_options
 from seqjax.findings import WORTH_IT
 from seqjax.ladder import ALPHA, Ladder, best_probe
 from seqjax.probes import Sight
 
-SWAPPED_STEPS = 2**16  # steps evaluated for each swap
+SWAPPED_STEPS = 2**14  # steps evaluated for each swap
 AT_ONCE = 16  # swaps a call
 
 
@@ -51,34 +51,32 @@ def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
     params = fit.fitted.params[0, member]
     sight = Sight(*(part[member] for part in fit.sights))
 
-    def losses(params: Array, x: Array) -> Array:
-        logits = fit.apply(params, x, sight)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+    # Data are an argument: as a part of the program they would be compiled, and kept in the cache, each time.
+    def losses(params: Array, x: Array, labels: Array) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(fit.apply(params, x, sight), labels)
 
-    def rises(params: Array, masks: Array) -> tuple[Array, Array]:
+    def rises(params: Array, data: Batch, masks: Array) -> tuple[Array, Array]:
         """Mean rise and its standard error `[K, T]` for each set of swapped steps, `masks [K, T]`."""
-        before = losses(params, data.inputs)
+        before = losses(params, data.inputs, data.labels)
         others = jnp.roll(data.inputs, 1, 0)  # the sequences stand in random order
         count = jnp.maximum(data.mask.sum(0), 1)
 
         def one(mask: Array) -> tuple[Array, Array]:
-            rise = jnp.where(
-                data.mask, losses(params, jnp.where(mask[None, :, None], others, data.inputs)) - before, 0
-            )
+            swapped = jnp.where(mask[None, :, None], others, data.inputs)
+            rise = jnp.where(data.mask, losses(params, swapped, data.labels) - before, 0)
             mean = rise.sum(0) / count
             spread = jnp.where(data.mask, (rise - mean[None]) ** 2, 0).sum(0)
             return mean, jnp.sqrt(spread) / count
 
         return jax.lax.map(one, masks)
 
-    program = (
-        jax.jit(rises).lower(params, jax.ShapeDtypeStruct((AT_ONCE, steps), bool)).compile(compiler_options())
-    )
+    at_once = min(AT_ONCE, steps)
+    program = jax.jit(rises).lower(params, data, np.zeros((at_once, steps), bool)).compile(compiler_options())
 
     def swapped(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        padded = np.zeros((-(-len(masks) // AT_ONCE) * AT_ONCE, steps), bool)
+        padded = np.zeros((-(-len(masks) // at_once) * at_once, steps), bool)
         padded[: len(masks)] = masks
-        found = [jax.device_get(program(params, part)) for part in padded.reshape(-1, AT_ONCE, steps)]
+        found = [jax.device_get(program(params, data, part)) for part in padded.reshape(-1, at_once, steps)]
         mean, error = (
             np.concatenate(parts)[: len(masks)].astype(np.float64) for parts in zip(*found, strict=True)
         )

@@ -126,10 +126,10 @@ FORMS = (
          "Give the loss logits, or tell it that it is given probabilities: one softmax, not two."),
     Form("probabilities_as_logits", _sigmoid_twice, "a sigmoid applied to the outputs' probabilities once more",
          "Give the loss logits, or tell it that it is given probabilities: one sigmoid, not two."),
-    Form("logits_as_probabilities", _normalised, "raw outputs divided by their sum and clipped, as Keras does with "
-         "what it takes for probabilities", LOGITS_REMEDY),
+    Form("logits_as_probabilities", _normalised, "raw outputs divided by their sum and clipped, as Keras does "
+         "with what it takes for probabilities", LOGITS_REMEDY),
     Form("logits_as_probabilities", _clipped, "the logarithm of raw outputs, clipped to 0..1", LOGITS_REMEDY),
-    Form("logits_as_probabilities", _no_logarithm, "minus the output itself, with no logarithm (as NLLLoss takes it)",
+    Form("logits_as_probabilities", _no_logarithm, "minus the output, with no logarithm (as NLLLoss takes it)",
          "NLLLoss takes log-probabilities: put a log_softmax before it, or use CrossEntropyLoss on logits."),
     Form("wrong_loss", _wrong_sign, "the log-likelihood with the wrong sign",
          "Minimise minus the log-likelihood: the sign of the loss is wrong."),
@@ -293,8 +293,10 @@ def _form(
         return []
     last = float((losses or [math.nan])[-1])
     gap, half = abs(last - what.own), 1.96 * math.hypot(what.error, found.error)
-    text = (f"The reported loss is {nats(last)}, the outputs' own {nats(what.own)}, and {nats(what.value)} with "
-            f"{what.form.words}.")  # fmt: skip
+    text = (
+        f"The reported loss is {nats(last)}, the outputs' own {nats(what.own)}, and {nats(what.value)} with "
+        f"{what.form.words}."
+    )
     return [Finding(what.form.cause, gap, (gap - half, gap + half), text, what.form.remedy)]
 
 
@@ -309,15 +311,21 @@ def _padding(losses: Sequence[float] | None, outputs: Outputs, batch: Batch, fou
     values = -chosen(outputs.log_p, labels)
     for values_of, cause, words, remedy in (
         (values, "mask_ignored", "over padding too", "Multiply each step's loss by the mask, divide by its sum."),
-        (np.where(mask, values, 0), "metric_disagrees", "divided by all steps, padding too",
-         "Divide the masked sum by the number of scored steps."),
-    ):  # fmt: skip
+        (
+            np.where(mask, values, 0),
+            "metric_disagrees",
+            "divided by all steps, padding too",
+            "Divide the masked sum by the number of scored steps.",
+        ),
+    ):
         value, error = mean_and_error(values_of, everywhere)
         tolerance = max(WORTH_IT / 2, moved, SIGMAS * error)
         if abs(last - value) <= tolerance and abs(last - found.loss) > 3 * max(tolerance, SIGMAS * found.error):
             gap, half = abs(found.loss - last), 1.96 * math.hypot(error, found.error)
-            text = (f"The reported loss {nats(last)} is the mean {words} ({nats(value)}); scored steps alone have "
-                    f"{nats(found.loss)}.")  # fmt: skip
+            text = (
+                f"The reported loss {nats(last)} is the mean {words} ({nats(value)}); scored steps alone have "
+                f"{nats(found.loss)}."
+            )
             return [Finding(cause, gap, (gap - half, gap + half), text, remedy)]
     return []
 
@@ -341,13 +349,17 @@ def _progress(
         return []
     if curve and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0:
         each = curve.falling / max(1, len(values) - 1 - len(values) // 2)
-        text = (f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "
-                f"there is was left: {short}.")  # fmt: skip
+        text = (
+            f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "
+            f"there is was left: {short}."
+        )
         return [Finding("learning_rate_low", left, interval, text, RAISE)]
     spread = float(outputs.log_p[np.asarray(batch.mask)].std(0).max())
     if spread < REACHED and abs(found.loss - prior) <= max(WORTH_IT, SIGMAS * found.error):
-        text = (f"Outputs give each class its frequency, whatever the input (log-probabilities spread by "
-                f"{spread:.2g}): the loss {nats(found.loss)} is that of guessing, {nats(floor)} is there to reach.")  # fmt: skip
+        text = (
+            f"Outputs give each class its frequency, whatever the input (log-probabilities spread by "
+            f"{spread:.2g}): the loss {nats(found.loss)} is that of guessing, {nats(floor)} is there to reach."
+        )
         remedy = "Only the last bias learns: look for dead or saturated units, a cut gradient, or unscaled inputs."
         return [Finding("stuck_at_prior", left, interval, text, remedy)]
     return []

@@ -79,21 +79,13 @@ def test_a_fit_is_given_arrays_in_its_own_form():
 
     given = FORMS["steps_first_one_hot"]
     read = arrays.load(**given)
-    predict, losses = read.form.fit(fit)(*map(np.asarray, read.train))
+    _, losses = read.form.fit(fit)(*map(np.asarray, read.train))
     np.testing.assert_array_equal(seen["x"], given["x"])
     np.testing.assert_array_equal(seen["y"], given["y"])
     assert losses == [1.0]
-    np.testing.assert_array_equal(predict(X), X)
-
-
-def test_a_fit_may_return_its_predict_alone():
-    read = arrays.load(x=X, y=Y)
-    predict, losses = read.form.fit(lambda x, y, mask: lambda x: 2 * x)(*map(np.asarray, read.train))
-    assert losses is None
-    np.testing.assert_array_equal(predict(X), 2 * X)
 
 
 def test_a_fit_without_a_mask_is_given_none():
     read = arrays.load(x=X, y=Y)
-    predict, _ = read.form.fit(lambda x, y: lambda x: x + y.max())(*map(np.asarray, read.train))
+    predict = read.form.fit(lambda x, y: lambda x: x + y.max())(*map(np.asarray, read.train))
     np.testing.assert_array_equal(predict(X), X + Y.max())

@@ -1,6 +1,7 @@
 """The command `experiments.diagnose`: what it leaves and prints, and what it refuses."""
 
 import json
+import math
 import sys
 from typing import Any
 
@@ -112,6 +113,8 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
     given = {
         "data": "a.npz", "inputs": "tokens", "labels_per": "step", "batch_first": False, "observed_loss": 0.5,
         "observed_val_loss": 0.6, "sees": "past", "linear": True, "history": "h.json", "column": "cost", "seed": 3,
+        "predict": "math:sin", "causal": True, "observed_accuracy": 0.5, "control_samples": 100,
+        "control_seconds": 7.0,
     }  # fmt: skip
     found: dict[str, Any] = {}
 
@@ -129,6 +132,6 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
     argv = [f"--{name}={value}" for name, value in given.items()]
     with pytest.raises(ConfigError, match="seen enough"):
         diagnose.main(["diagnose", *argv, "--nocompilation_cache"])
-    assert {name: value for name, value in found.items() if name != "watch"} == given
+    assert {name: value for name, value in found.items() if name != "watch"} == given | {"predict": math.sin}
     names = {name for section, rows in flags.DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
-    assert names - set(given) == {"x", "y", "mask", "x_val", "y_val", "mask_val"}
+    assert names - set(given) == {"x", "y", "mask", "x_val", "y_val", "mask_val", "model", "fit"}

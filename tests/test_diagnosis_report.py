@@ -99,7 +99,7 @@ def diagnosis(losses=ORIGINAL, matrix=None, **more):
         "label_dependence": matrix,
         "dependence_rise": None if matrix is None else rises(matrix),
         "observed": None,
-        "history": None,
+        "curve": None,
         "findings": [],
         "verdict": {"cause": "healthy", "text": "Nothing to mend.", "remedies": []},
         "environment": {"seconds": {"load": 0.1, "facts": 0.5, "ladder": 2.5, "dependence": 0.3}},
@@ -148,7 +148,7 @@ THE_ORIGINAL = diagnosis(
     matrix=[[False, True], [False, True]],
     data=diagnosis()["data"] | {"notes": NOTES},
     observed=observed(val_loss=0.6042),
-    history={
+    curve={
         "reading": "still_falling",
         "text": "The last epoch took off 0.002 nats.",
         "losses": [0.69, 0.61, 0.6053],
@@ -203,7 +203,7 @@ CASES = {
         sufficient_rung="cannot_tell",
         sufficient_family=None,
         observed=observed(12.3456, None, None, "diverged"),
-        history={"reading": None, "text": "", "losses": []},
+        curve={"reading": None, "text": "", "losses": []},
     ),
     "label_noise": random_matrix(
         near(64, 0.2),
@@ -275,7 +275,7 @@ def test_the_report_tells_all_of_a_diagnosis_in_its_order(width):
         "dependence (estimated): every label needs step 1",
         "observed: loss 0.6053, validation 0.6042, on the rung: own step, linear; where such a model must stop "
         "A model that sees its own step alone, and is linear, stops here.",
-        "history: still falling The last epoch took off 0.002 nats.",
+        "curve: still falling The last epoch took off 0.002 nats.",
         "findings, the first the most likely cause: 1. unseen steps: 0.3450 (0.3300 to 0.3600) With later steps",
         "remedy: A model that reads backwards or both ways, or labels that belong to their own step.",
         "2. labels repeat one step: 2 All labels are equal. verdict: unseen_steps Later steps are not seen.",
@@ -328,7 +328,7 @@ def test_a_rung_that_is_not_settled_or_not_computed_says_so(width):
     assert "which rung suffices: cannot tell" in text
     assert "<- suffices" not in text
     assert "observed: loss 12.3456; training diverged" in text
-    assert "history: cannot tell" in text
+    assert "curve: cannot tell" in text
 
 
 def test_marks_of_both_kinds_and_on_the_prior():
@@ -340,8 +340,8 @@ def test_what_is_not_there_is_not_told():
     text = told(CASES["bare"])
     assert "dependence (estimated): not tried" in text
     assert "findings: none verdict: healthy Nothing to mend." in text
-    assert not [word for word in ("notes", "observed", "history", "left out", "what would help") if word in text]
-    for key in ("observed", "history", "label_dependence", "dependence_rise"):
+    assert not [word for word in ("notes", "observed", "curve", "left out", "what would help") if word in text]
+    for key in ("observed", "curve", "label_dependence", "dependence_rise"):
         assert told({k: v for k, v in CASES["bare"].items() if k != key}) == text
     assert "2 classes, one label for each sequence" in told(diagnosis(data=SEQUENCE))
     data = diagnosis()["data"] | {"num_sequences": 1, "seq_len": 1, "num_features": 1, "left_out": 1}
@@ -367,7 +367,7 @@ def test_texts_of_the_user_are_printed_as_they_are():
         ladder=ladder(WITHOUT_FAMILIES, reason=path),
         sentence=path,
         observed=observed(text=path),
-        history={"reading": "memorising", "text": path, "losses": []},
+        curve={"reading": "memorising", "text": path, "losses": []},
         findings=[finding],
         verdict={"cause": "healthy", "text": path, "remedies": []},
     )

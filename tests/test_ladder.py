@@ -256,7 +256,7 @@ def test_many_steps_and_features_are_too_many_for_a_linear_probe(monkeypatch):
     x, y = climbs.bits(np.random.default_rng(6), 2, 24)
     kinds = {}
 
-    def build(net: Any, how: Any, data: Batch, parts: Any, sights: Any) -> Any:
+    def build(net: Any, how: Any, data: Batch, parts: Any, sights: Any, starts: Any) -> Any:
         kinds[type(net).__name__] = len(sights.position)
         raise KeyboardInterrupt  # before anything is compiled
 

@@ -9,24 +9,19 @@ ROOT = Path(__file__).parents[1]
 
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
-    ["experiments", "seqjax.report", "experiments.presets"],  # these import nothing of the kit
+    ["experiments", "seqjax.report", "experiments.presets", "experiments.example_fit"],  # nothing of the kit
     [
         "seqjax.config",
         "seqjax.batch",
         "seqjax.findings",
+        "seqjax.as_given",
         "seqjax.receptive_field",
         "seqjax.checkpoints",
         "seqjax.report.figures",
     ],
-    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.as_given", "seqjax.observed"],
+    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
-    ["seqjax.adapters"],
-    ["seqjax.models", "seqjax.label_dependence", "seqjax.arrays"],
-    ["seqjax.data_facts", "seqjax.training_facts"],
-    ["seqjax.control_data"],
-    ["seqjax.control_trials"],
-    ["seqjax.control_findings"],
-    ["seqjax.controls"],
+    ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts", "seqjax.adapters"],
     ["seqjax.bayes"],
     ["seqjax.forecast", "seqjax.curves"],
     ["seqjax.training"],
@@ -36,6 +31,14 @@ LAYERS = [
     ["seqjax.experiment", "seqjax.probes"],
     ["seqjax.ladder"],
     ["seqjax.step_swaps", "seqjax.alignment"],
+    ["seqjax.evaluated", "seqjax.training_facts", "seqjax.fitting"],
+    ["seqjax.control_data"],
+    ["seqjax.output_facts", "seqjax.swap_facts", "seqjax.reported", "seqjax.instruments"],
+    ["seqjax.control_trials"],
+    ["seqjax.control_findings"],
+    ["seqjax.control_failures"],
+    ["seqjax.model_facts", "seqjax.short_run", "seqjax.controls"],
+    ["seqjax.model_diagnosis"],
     ["seqjax.data_diagnosis"],
     ["seqjax"],
     ["seqjax.report.console"],

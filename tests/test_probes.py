@@ -106,8 +106,8 @@ def trained(kind: str) -> tuple[Callable[[Batch], probes.Fitted], Part, probes.P
     parts = ladder.parts_of(ROWS, 3)[0]
     sights = ladder.sights_of(3, RUNGS if kind != "recurrent" else RUNGS[1:])
     net = {"linear": LinearProbe(2, True), "pooled": PooledProbe(2), "recurrent": RecurrentProbe(2)}[kind]
-    made = probes.build(net, HOW, data(), parts, sights)
-    return lambda of: jax.device_get(made.fit(of, parts, sights)), parts, made
+    made = probes.build(net, HOW, data(), parts, sights, None)
+    return lambda of: jax.device_get(made.fit(of, parts, sights, None)), parts, made
 
 
 KINDS = [
@@ -185,7 +185,9 @@ def test_outputs_are_the_same_however_they_are_cut_into_chunks(monkeypatch):
         monkeypatch.setattr(probes, "CHUNK_STEPS", size)
         build = probes.build.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
         found.append(
-            jax.device_get(build(LinearProbe(2, False), HOW, data(), parts, sights).fit(data(), parts, sights))
+            jax.device_get(
+                build(LinearProbe(2, False), HOW, data(), parts, sights, None).fit(data(), parts, sights, None)
+            )
         )
     for other in found[1:]:
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other, found[0])

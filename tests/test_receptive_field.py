@@ -1,5 +1,6 @@
 """The receptive field of small models, against what theory says of them."""
 
+import time
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqjax.receptive_field import ReceptiveField, measure
+from seqjax.receptive_field import ReceptiveField, measure, measure_predict
 
 
 class Dense(nn.Module):
@@ -332,3 +333,111 @@ def test_what_is_refused(apply, inputs, options, message):
 def test_parameters_need_one_axis_of_initialisations():
     with pytest.raises(ValueError, match="leading axes"):
         measure(lambda p, x: x, {"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, draw(2))
+
+
+# --- A black box -------------------------------------------------------------------------------------------------
+
+
+def black_box(apply, params=None):
+    """A predict in NumPy, and the shapes that it was called with."""
+    shapes = []
+    one = None if params is None else jax.tree.map(lambda leaf: leaf[0], params)
+    compiled = jax.jit(apply)
+
+    def predict(x):
+        shapes.append(x.shape)
+        return np.asarray(compiled(x) if one is None else compiled(one, x))
+
+    return predict, shapes
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 16])
+@pytest.mark.parametrize("name", THEORY)
+def test_a_black_box_is_seen_through_as_well(name, seq_len):
+    module, sees, classes, unordered_from = THEORY[name]
+    inputs = draw(seq_len)
+    predict, shapes = black_box(module.apply, initialised(module, inputs, num_inits=1))
+    measured = measure_predict(predict, inputs)
+    np.testing.assert_array_equal(measured.sees, sees(seq_len))
+    assert measured.position_classes.tolist() == classes(seq_len)
+    first = seq_len if unordered_from is None or seq_len == 1 else unordered_from
+    assert measured.unordered.tolist() == [t >= first for t in range(seq_len)]
+    assert not measured.batch_leak
+    assert measured.deterministic
+    assert measured.undecided_beyond is None
+    assert len(shapes) < 25, "a call of some frameworks takes 50 ms"
+    assert len(set(shapes)) <= 2, "each shape may be compiled anew"
+
+
+@pytest.mark.parametrize("leaking", [transposed_recurrence, batch_statistics, wrong_reshape])
+def test_a_black_box_may_leak(leaking):
+    predict, shapes = black_box(leaking)
+    measured = measure_predict(predict, draw(4))
+    assert measured.batch_leak
+    assert {shape[0] for shape in shapes} == {8}, "where sequences mix, variants are not stacked"
+
+
+def test_a_black_box_with_noise():
+    rng = np.random.default_rng(0)
+    measured = measure_predict(lambda x: np.cumsum(x, 1) + 1e-4 * rng.normal(size=x.shape), draw(6))
+    assert not measured.deterministic
+    np.testing.assert_array_equal(measured.sees, lower(6))
+    assert not measured.batch_leak
+
+
+def test_a_black_box_with_tokens():
+    inputs = np.random.default_rng(0).integers(0, 5, (8, 6))
+    predict, _ = black_box(Tokens().apply, initialised(Tokens(), inputs, num_inits=1))
+    measured = measure_predict(predict, inputs)
+    np.testing.assert_array_equal(measured.sees, lower(6))
+
+
+def test_a_unit_of_a_black_box_that_only_large_inputs_wake():
+    measured = measure_predict(lambda x: np.maximum(np.abs(x[:, ::-1]) - 5, 0), draw(2, 1))
+    np.testing.assert_array_equal(measured.sees, [[False, True], [True, False]])
+    np.testing.assert_array_equal(measured.influence, 0)
+
+
+def test_a_slow_black_box_is_measured_in_part():
+    """Fewer sequences at first, then fewer steps; and what was not tried is undecided."""
+    inputs = draw(64)
+    calls = 0
+
+    def slow(x):
+        nonlocal calls
+        calls += 1
+        time.sleep(0.01)
+        return np.cumsum(x, 1)
+
+    measured = measure_predict(slow, inputs, seconds=0.0)
+    assert calls < 15
+    swapped = np.flatnonzero(measured.sees.any(0))
+    assert len(swapped) == 8
+    np.testing.assert_array_equal(measured.sees[:, swapped], lower(64)[:, swapped])
+    assert measured.undecided_beyond == 0
+    assert measured.position_classes.tolist() == no_classes(64)
+
+
+def test_a_long_black_box():
+    inputs = draw(256, 3)
+    started = time.perf_counter()
+    predict, shapes = black_box(CausalConv().apply, initialised(CausalConv(), inputs, num_inits=1))
+    measured = measure_predict(predict, inputs)
+    np.testing.assert_array_equal(measured.sees, window(256, 3))
+    assert measured.undecided_beyond is None
+    assert measured.position_classes.tolist() == [min(t, 2) for t in range(256)]
+    assert time.perf_counter() - started < 30
+    assert max(shapes)[0] * 256 <= 2**14
+
+
+@pytest.mark.parametrize(
+    ("predict", "inputs", "message"),
+    [
+        (lambda x: x, np.zeros((8, 3, 2), np.float32), "alike"),
+        (lambda x: x[:, -1], draw(3), "logits have shape"),
+        (lambda x: x * np.nan, draw(3), "not finite"),
+    ],
+)
+def test_what_is_refused_of_a_black_box(predict, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        measure_predict(predict, inputs)

@@ -48,7 +48,7 @@ def show(values: dict[str, Any], file: IO[str], width: int | None = None) -> Non
     values = _printable(
         {key: value for key, value in values.items() if key != "dependence_rise"}, console.encoding
     )
-    for part in (_data, _ladder, _dependence, _observed, _history, _findings, _verdict):
+    for part in (_data, _ladder, _dependence, _observed, _curve, _model, _budget, _controls, _findings, _verdict):
         for line in part(values):
             console.print(line)
 
@@ -242,11 +242,54 @@ def _observed(values: dict[str, Any]) -> Iterable[Any]:
     yield from _indented(*filter(None, [observed["text"]]))
 
 
-def _history(values: dict[str, Any]) -> Iterable[Any]:
-    history = values.get("history")
+def _curve(values: dict[str, Any]) -> Iterable[Any]:
+    history = values.get("curve")
     if history:
-        yield f"history: {reading_in_words(history['reading'])}"
+        yield f"curve: {reading_in_words(history['reading'])}"
         yield from _indented(*filter(None, [history["text"]]))
+
+
+def _model(values: dict[str, Any]) -> Iterable[Any]:
+    if not (model := values.get("model")):
+        return
+    outputs = model.get("outputs") or {}
+    if outputs.get("text"):
+        yield f"model: outputs {outputs['text']}"
+    sees = "cannot tell what it sees" if model.get("rung") is None else ""
+    sees = sees or f"it stands on the rung: {rung_in_words(model['rung'], model['family'])}"
+    if model.get("loss") is not None:
+        error = f" ± {number(1.96 * model['loss_se'])}" if model.get("loss_se") is not None else ""
+        sees += f"; loss {number(model['loss'])}{error}"
+    if model.get("accuracy") is not None:
+        sees += f", accuracy {number(model['accuracy'])}"
+    yield from _indented(sees)
+
+
+def _budget(values: dict[str, Any]) -> Iterable[Any]:
+    if not values.get("budget"):
+        return
+    table = Table(
+        box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left", pad_edge=False
+    )
+    table.add_column("term")
+    table.add_column("loss", justify="right")
+    for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
+        table.add_row(term.replace("_", " "), number(value))
+    yield table
+
+
+def _controls(values: dict[str, Any]) -> Iterable[Any]:
+    if not values.get("controls"):
+        return
+    title = "controls: the same training, on data whose answer is known (nats per scored step)"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in ("control", "loss", "to reach", "chance", ""):
+        table.add_column(column, justify="right" if column in ("loss", "to reach", "chance") else "left")
+    for row in values["controls"]:
+        passed = {True: "passed", False: "FAILED"}.get(row["passed"], row.get("text") or "cannot tell")
+        losses = (row["loss"], row["reachable"], row["chance"])
+        table.add_row(row["control"].replace("_", " "), *map(number, losses), passed)
+    yield table
 
 
 def _findings(values: dict[str, Any]) -> Iterable[Any]:

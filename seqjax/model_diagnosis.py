@@ -1,0 +1,387 @@
+"""A person's own model or training on their own arrays: what it does, where its loss went, what is wrong with it.
+
+Imports `adapters`, `arrays`, `model_facts`, `controls`, `training_facts`, `short_run`,
+`ladder` and `step_swaps`.  The ladder says what a model that sees as much could reach on
+these arrays; the outputs say what this one reached.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax import adapters, controls, ladder, model_facts, short_run, training_facts
+from seqjax.arrays import Arrays, split
+from seqjax.as_given import Form
+from seqjax.batch import Batch
+from seqjax.config import ConfigError
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.ladder import Key, Ladder
+from seqjax.observed import REACHED, nats
+from seqjax.step_swaps import Dependence
+
+Watch = Callable[[str, Any], None]
+
+FIT_SEQUENCES = 48_000  # handed to a training at most, as the ladder learns from no more
+JUDGED_SEQUENCES = 4_000  # on which outputs are judged: a standard error of some 0.01 nats
+HISTORY_SEQUENCES = 256
+HISTORY_STEPS = 16  # for which all other steps are swapped at once
+
+# What cannot be wrong with a training that reached what these arrays allow.
+UNTRAINED = {
+    *("wrong_loss", "does_not_train", "exploding_gradient", "learning_rate_high", "input_scale", "dead_units"),
+    *("saturated", "vanishing_gradient", "learning_rate_low", "stuck_at_prior", "ignores_input"),
+    *("constant_over_steps", "outputs_reversed", "outputs_shifted", "labels_repeat_one_step", "labels_shifted"),
+    *("history_unused", "unseen_steps", "unknown_position", "model_family", "optimisation", "generalisation"),
+    *("class_imbalance", "mask_inverted", "mask_ignored"),
+}
+
+
+class Loss(NamedTuple):
+    """A mean over scored steps in nats, and its standard error over sequences."""
+
+    mean: float
+    error: float
+
+
+class Looked(NamedTuple):
+    """values: keys of `result.json`.  on: the rung of the model.  loss: on validation.  reached: no loss is left
+    that this model, or any, could be rid of."""
+
+    values: dict[str, Any]
+    findings: list[Finding]
+    on: Key | None
+    loss: Loss | None
+    reached: bool
+
+
+def look(
+    arrays: Arrays,
+    climbed: Ladder,
+    swaps: Dependence | None,
+    *,
+    predict: Any = None,
+    model: Any = None,
+    fit: Any = None,
+    causal: bool = False,
+    observed_loss: float | None = None,
+    observed_accuracy: float | None = None,
+    control_samples: int | None = None,
+    control_seconds: float | None = None,
+    seed: int = 0,
+    watch: Watch = lambda what, value: None,
+) -> Looked:
+    """What a model does and lacks; one of `predict`, `model` and `fit` is given, as in `adapters`.
+
+    control_samples: sequences of a control; 0: no controls.  control_seconds: for all of them.
+    Raises ConfigError for what is no model, and UserCodeError where the person's code fails.
+    """
+    form = arrays.form
+    assert form is not None
+    data = arrays if predict is not None else split(arrays, seed=seed)
+    judged = _some(data.val if data.val is not None else data.train, JUDGED_SEQUENCES, seed)
+    findings: list[Finding] = []
+    values: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    losses, trainable, run = None, None, None
+    started = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal started
+        seconds[name] = time.perf_counter() - started
+        started = time.perf_counter()
+
+    if fit is not None:
+        watch("fit", None)
+        own_fit = fit_of(fit, form)
+        predict, losses = own_fit(*_some(data.train, FIT_SEQUENCES, seed))
+        lap("fit")
+    elif model is not None:
+        if not form.batch_first:
+            raise ConfigError(
+                "model: arrays [T, N, ...] can be handed to a predict or a fit alone; or swap their axes"
+            )
+        found = adapters.as_trainable(model, judged.inputs, arrays.num_classes, labels_per=arrays.labels_per)
+        if isinstance(found, adapters.Trainable):
+            trainable = found
+            run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
+            predict, findings = run.predict, [*run.findings]
+            values["short_run"] = run.values
+            own_fit = short_run.as_fit(trainable, arrays.num_classes)
+            lap("short_run")
+        else:
+            predict, own_fit = form.predict(adapters.as_predict(model, "--model")), None
+    else:
+        predict, own_fit = form.predict(adapters.as_predict(predict)), None
+    if losses is not None:
+        values["history"] = {"epoch": list(range(1, len(losses) + 1)), "train_loss": [float(v) for v in losses]}
+
+    watch("model", None)
+    prior = climbed.rungs[0].loss
+    facts = model_facts.examine(
+        predict,
+        data,
+        causal=causal,
+        observed_loss=observed_loss,
+        observed_accuracy=observed_accuracy,
+        seed=seed,
+    )
+    findings += facts.findings
+    values["model"] = facts.values
+    lap("model")
+    on = (facts.rung, facts.family) if facts.rung is not None else None
+    train = loss_of(predict, _some(data.train, JUDGED_SEQUENCES, seed), arrays)
+    val = loss_of(predict, judged, arrays) if data.val is not None else train
+    reached = False
+    if val is not None and train is not None and on is not None:
+        reached = _reached(climbed, val)
+        values |= _account(climbed, on, train, val)
+        findings += _terms(climbed, on, train, val)
+        findings += _partly_seen(climbed, swaps, facts, on, val)
+        findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
+    if fit is not None:
+        _ = training_facts
+    lap("account")
+    if own_fit is not None and control_samples != 0:
+        report = controls.run(
+            own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
+        )
+        values["controls"] = report.controls
+        findings += report.findings
+        lap("controls")
+    if reached:
+        findings = [finding for finding in findings if finding.cause not in UNTRAINED]
+    values["seconds"] = seconds
+    return Looked(values, findings, on, val, reached)
+
+
+def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
+    """`fit(x [N, T, F], y [N, T], mask [N, T])` that returns a predict of arrays and a list of losses, or None.
+
+    Theirs is given arrays in their own form, and may return a model instead of a function, or a Keras History
+    instead of a list.  Raises ConfigError for anything else, UserCodeError where theirs raises.
+    """
+    own = form.fit(adapters.guarded(fit, "--fit: fit"))
+
+    def fitted(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Callable[..., Any], list[float] | None]:
+        found = own(x, y, mask)
+        predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        losses = getattr(losses, "history", losses)
+        if isinstance(losses, dict):
+            losses = losses.get("loss", losses.get("train_loss"))
+        if losses is not None:
+            try:
+                losses = [float(value) for value in losses]
+            except (TypeError, ValueError):
+                raise ConfigError("fit returned losses that are no list of numbers, one for each epoch") from None
+        return form.predict(adapters.as_predict(predict, "--fit")), losses
+
+    return fitted
+
+
+def outputs_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> adapters.Outputs:
+    """The outputs for a batch, read."""
+    n, steps = batch.labels.shape
+    return adapters.read_outputs(predict(batch.inputs), n, steps, arrays.num_classes, arrays.labels_per)
+
+
+def step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np.ndarray:
+    """Losses `[N, T]` of the outputs for a batch."""
+    log_p = outputs_of(predict, batch, arrays).log_p
+    return -np.take_along_axis(log_p, np.asarray(batch.labels)[..., None], -1)[..., 0]
+
+
+def loss_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> Loss | None:
+    """The loss of the outputs for a batch; None where it is not finite."""
+    losses = step_losses(predict, batch, arrays)
+    sums, counts = np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1)
+    mean = sums.sum() / counts.sum()
+    error = np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum()
+    return Loss(float(mean), float(error)) if np.isfinite(mean) else None
+
+
+def _some(batch: Batch, most: int, seed: int) -> Batch:
+    """Up to `most` sequences, in memory, in the order of the file."""
+    n = len(batch.labels)
+    rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).permutation(n)[:most])
+    return Batch(*(np.asarray(part[rows]) for part in batch))
+
+
+# --- The account -------------------------------------------------------------------------------------------------
+
+
+def _loss(climbed: Ladder, key: Key) -> float:
+    return float(climbed.losses[key].sum() / climbed.counts.sum())
+
+
+def _universal(climbed: Ladder, rung: str) -> Key:
+    """The larger family of a rung."""
+    return (rung, "nonlinear") if (rung, "nonlinear") in climbed.losses else (rung, None)
+
+
+def _best(climbed: Ladder) -> Key:
+    return _universal(climbed, "all" if ("all", "nonlinear") in climbed.losses else "own_step")
+
+
+def known(climbed: Ladder, on: Key) -> Key:
+    """The rung as it was climbed: where there is no linear probe of so many steps, the nonlinear one."""
+    return on if on in climbed.losses else _universal(climbed, on[0])
+
+
+def _floor(climbed: Ladder, on: Key | None) -> float | None:
+    return None if on is None or known(climbed, on) not in climbed.losses else _loss(climbed, known(climbed, on))
+
+
+def _allowed(climbed: Ladder, swaps: Dependence | None) -> dict[str, Any]:
+    """What a short run should know of the arrays: the losses there are, and how far back labels reach."""
+    needs = None
+    if swaps is not None and not np.isnan(swaps.matrix).all():
+        label, step = np.nonzero(np.nan_to_num(swaps.matrix))
+        needs = int(np.abs(label - step).max()) if len(label) else 0
+    return {"prior": climbed.rungs[0].loss, "floor": _loss(climbed, _best(climbed)), "needs": needs}
+
+
+def _worth(climbed: Ladder, error: float) -> float:
+    """What a training may leave: 0.01 nats, three standard errors, a tenth of what there is to learn."""
+    tells = (climbed.rungs[0].loss or 0.0) - _loss(climbed, _best(climbed))
+    return max(WORTH_IT, SIGMAS * error, REACHED * tells)
+
+
+def _reached(climbed: Ladder, val: Loss) -> bool:
+    return val.mean - _loss(climbed, _best(climbed)) <= _worth(climbed, val.error)
+
+
+def _steps_known(climbed: Ladder, rung: str) -> Key:
+    """The rung, with the position known."""
+    key = _universal(climbed, {"own_step": "own_step_and_position", "nothing": "position"}.get(rung, rung))
+    return key if key in climbed.losses else _universal(climbed, rung)
+
+
+def _account(climbed: Ladder, on: Key, train: Loss, val: Loss) -> dict[str, Any]:
+    """`forecast`, `final` and `budget`, as a run has them; the terms add up to the validation loss."""
+    key = known(climbed, on)
+    noise, seen = _loss(climbed, _best(climbed)), _loss(climbed, _universal(climbed, on[0]))
+    with_position, family = _loss(climbed, _steps_known(climbed, on[0])), _loss(climbed, key)
+    drawn = ladder.ratio_draws(climbed.losses[key][None], climbed.counts)
+    return {
+        "forecast": {
+            "prior_entropy": climbed.rungs[0].loss,
+            "bayes_loss": seen,
+            "family_loss": family,
+            "noise_entropy": noise,
+            "kind": "estimate",
+            "standard_error": float(drawn.std()),
+            "reason": None,
+        },
+        "final": {
+            "train_loss": train.mean,
+            "train_loss_se": train.error,
+            "val_loss": val.mean,
+            "val_loss_se": val.error,
+        },
+        "budget": {
+            "label_noise": noise,
+            "unseen_steps": with_position - noise,
+            "unknown_position": seen - with_position,
+            "model_family": family - seen,
+            "optimisation": train.mean - family,
+            "generalisation": val.mean - train.mean,
+        },
+    }
+
+
+def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
+    """What this training lacks of what such a model could reach; above the floor, and no more than that."""
+    floor = _loss(climbed, known(climbed, on))
+    rung = next(r for r in climbed.rungs if (r.rung, r.family) == known(climbed, on))
+    spread = (rung.ci95[1] - floor) / 1.96 if rung.ci95 is not None else 0.0
+    above = val.mean - floor
+    found = []
+    terms = [
+        (
+            "optimisation",
+            train.mean - floor,
+            "Training stopped {} nats per step above the {} that a model of this kind reached here.",
+            "Train longer, with another learning rate, or wider.",
+        ),
+        (
+            "generalisation",
+            val.mean - train.mean,
+            "What was learnt does not carry over: validation lies {} nats per step above training, and {} can be had.",
+            "More sequences, fewer parameters, or stop earlier.",
+        ),
+    ]
+    for cause, size, text, remedy in terms:
+        size = min(size, above)
+        error = float(np.hypot(np.hypot(train.error, val.error), spread))
+        if size > _worth(climbed, error):
+            ends = (size - 1.96 * error, size + 1.96 * error)
+            found.append(Finding(cause, size, ends, text.format(nats(size), nats(floor)), remedy))
+    return found
+
+
+def _partly_seen(
+    climbed: Ladder, swaps: Dependence | None, facts: model_facts.ModelFacts, on: Key, val: Loss
+) -> list[Finding]:
+    """Labels need steps that this model does not see, though other models of its rung do (a short window)."""
+    sees = facts.values.get("receptive_field")
+    if swaps is None or sees is None:
+        return []
+    missing = (np.nan_to_num(swaps.matrix) > 0) & ~np.asarray(sees, bool)
+    label, step = np.nonzero(missing)
+    rung_sees = ladder.sights_of(len(missing), (on[0],)).sees[0].astype(bool) if on[0] in ladder.RUNGS else missing
+    inside = missing & rung_sees  # what the rung allows and this model does not see
+    lacks = val.mean - _loss(climbed, _universal(climbed, on[0]))
+    if not inside.any() or lacks <= _worth(climbed, val.error):
+        return []
+    ends = (lacks - 1.96 * val.error, lacks + 1.96 * val.error)
+    text = (
+        f"Label {label[0]} needs step {step[0]}, which its output does not see; so do {len(label)} pairs of label "
+        f"and step in all. The loss lies {nats(lacks)} nats per step above that of a model that sees them."
+    )
+    return [Finding("unseen_steps", lacks, ends, text, "A wider window, more layers, or a recurrence.")]
+
+
+def _history_unused(
+    climbed: Ladder,
+    swaps: Dependence | None,
+    predict: Callable[..., Any],
+    batch: Batch,
+    arrays: Arrays,
+    facts: model_facts.ModelFacts,
+    on: Key,
+    seed: int,
+) -> list[Finding]:
+    """It sees other steps, the labels need them, and its loss does not rise when they are swapped."""
+    steps = batch.labels.shape[1]
+    sees = facts.values.get("receptive_field")
+    if steps == 1 or sees is None or swaps is None or on[0] not in ladder.ACROSS:
+        return []
+    needed = (np.nan_to_num(swaps.matrix) > 0) & np.asarray(sees, bool) & ~np.eye(steps, dtype=bool)
+    own, across = _universal(climbed, "own_step_and_position"), _universal(climbed, on[0])
+    gain = (climbed.losses[own] - climbed.losses[across]).sum() / climbed.counts.sum()
+    if not needed.any() or gain <= _worth(climbed, 0.0):
+        return []
+    some = _some(batch, HISTORY_SEQUENCES, seed)
+    before = step_losses(predict, some, arrays)
+    labels = np.flatnonzero(needed.any(1))
+    labels = labels[np.linspace(0, len(labels) - 1, min(len(labels), HISTORY_STEPS)).astype(int)]
+    rises = []
+    for t in np.unique(labels):
+        x = np.roll(some.inputs, 1, 0)
+        x[:, t] = some.inputs[:, t]
+        rise = step_losses(predict, some._replace(inputs=x), arrays)[:, t] - before[:, t]
+        rises.append(rise[some.mask[:, t]])
+    rise = np.concatenate(rises)
+    error = float(rise.std() / np.sqrt(max(len(rise) / len(rises), 1)))  # steps of a sequence are not independent
+    if not np.isfinite(rise).all() or rise.mean() + SIGMAS * error > max(REACHED * gain, WORTH_IT):
+        return []
+    text = (
+        f"It sees other steps and the labels need them, but its loss rises by {nats(float(rise.mean()))} nats when "
+        f"they are swapped for those of other sequences: what they tell, {nats(float(gain))} nats, is not used."
+    )
+    ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
+    remedy = "Train longer, shorten the way back to the step that matters, or start with shorter sequences."
+    return [Finding("history_unused", float(gain), ends, text, remedy)]
+

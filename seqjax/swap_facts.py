@@ -1,0 +1,364 @@
+"""What the outputs of a model depend on, and should not: shown by swaps.  Imports `evaluated` and `findings`.
+
+Some sequences are filled with other real inputs, whole or in part, and the outputs are compared.  A change is
+told in nats: the mean over the classes of |change of log p|, weighted by p.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax.evaluated import interval, ratio
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.receptive_field import BLACK_BOX_ROWS, BLACK_BOX_STEPS, donors_of
+
+# Changes below a tenth of what is worth calling a cause are none: half precision and programs that sum in another
+# order make some.
+MATERIAL = WORTH_IT / 10
+TRIED = 6  # outputs whose dependence is tried one by one: by chance, an exception among them would show
+OUTPUTS, SEQUENCES = 6, 32  # steps and sequences at which influence is measured, where nothing leaks
+CELLS = 512  # of (step, feature), swapped one by one
+EXCEPTIONS = 0.01  # of the cells: a dead unit, or a donor that happens to be alike
+
+
+class Box:
+    """A few sequences and a predict; one batch at a time, or, where nothing leaks, many stacked.
+
+    predict: `x [n, T, F] -> log_p [n, T, C]`.  inputs, donors: `[B, T, F]`; mask: `[B, T]`.
+    """
+
+    def __init__(
+        self, predict: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, mask: np.ndarray, leaks: bool
+    ):
+        self.predict, self.inputs, self.mask, self.leaks = predict, inputs, mask, leaks
+        self.donors = donors_of(inputs)
+        self.base = predict(inputs)
+        # Two more calls: what a call does not repeat can be no effect of a swap.
+        again = [predict(inputs) for _ in range(2)]
+        self.noise = np.mean([nats_moved(self.base, other) for other in again], axis=0)  # [B, T]
+        largest = max(float(np.abs(self.base - other).max()) for other in again)
+        self.tolerance = 4 * largest + 64 * float(np.finfo(np.float32).eps * max(1, np.abs(self.base).max()))
+
+    def swapped(self, which: np.ndarray) -> np.ndarray:
+        """Log-probabilities `[V, B, T, C]` with the cells `which [V, B, T]` filled by the donors."""
+        return self.of(np.where(which[..., None], self.donors, self.inputs))
+
+    def of(self, inputs: np.ndarray) -> np.ndarray:
+        """Log-probabilities `[V, B, T, C]` of variants `[V, B, T, F]` of the batch, in calls of one size."""
+        if self.leaks:
+            return np.stack([self.predict(x) for x in inputs])
+        b, steps = inputs.shape[1:3]
+        size = max(1, min(BLACK_BOX_ROWS, BLACK_BOX_STEPS // steps) // b)
+        parts = []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
+            found = self.predict(padded.reshape(-1, *inputs.shape[2:]))
+            parts.append(found.reshape(size, b, *found.shape[1:])[: len(part)])
+        return np.concatenate(parts)
+
+    def moves(self, which: np.ndarray) -> np.ndarray:
+        """`[V, B, T]`: does the output move at all?"""
+        return np.abs(self.swapped(which) - self.base).max(-1) > self.tolerance
+
+
+def nats_moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`[...]`: how far log-probabilities `[..., C]` moved, weighted by how likely each class was."""
+    return (np.exp(before) * np.abs(after - before)).sum(-1)
+
+
+def by_sequence(moved: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Mean over scored steps, and its standard error over sequences; moved, mask `[B, T]`."""
+    kept = mask.any(1)
+    return ratio(np.where(mask, moved, 0.0).sum(1)[kept], mask.sum(1)[kept])
+
+
+# --- Calls that differ, sequences that mix -----------------------------------------------------------------------
+
+
+def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding | None:
+    """Log-probabilities `[n, T, C]` of two calls with the same inputs that differ by more than rounding."""
+    moved, error = by_sequence(nats_moved(first, second), mask)
+    if moved < max(MATERIAL, SIGMAS * error):
+        return None
+    text = (
+        f"Two calls with the same inputs differ by {moved:.3f} nats a step: dropout or noise is on at prediction"
+    )
+    text += " (or a state is kept from call to call)."
+    how = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
+    return Finding("training_mode", moved, interval(moved, error), text, how)
+
+
+class Mixing(NamedTuple):
+    """What output (b, t) depends on beside its own cell, over some pairs (b, t): `[TRIED]` bool each.
+
+    own: other steps of its sequence.  same: the same step of other sequences.  rest: other steps of others.
+    order: whether the order of the other sequences matters.
+    """
+
+    own: np.ndarray
+    same: np.ndarray
+    rest: np.ndarray
+    order: np.ndarray
+
+
+def mixing(box: Box, seed: int = 0) -> tuple[Mixing, list[tuple[int, int]]]:
+    """Tried on outputs at scored steps of sequences all over the batch."""
+    rng = np.random.default_rng(seed)
+    rows, steps = box.mask.shape
+    b = np.linspace(0, rows - 1, TRIED).round().astype(int)
+    pairs = [(int(n), int(rng.choice(np.flatnonzero(box.mask[n])))) for n in b]
+    which = np.zeros((3, TRIED, rows, steps), bool)
+    reordered = np.repeat(box.inputs[None], TRIED, axis=0)
+    for i, (n, t) in enumerate(pairs):
+        others = np.arange(rows) != n
+        which[0, i, n] = which[1, i, :, t] = True
+        which[2, i, others] = True
+        which[2, i, :, t] = which[0, i, n, t] = which[1, i, n, t] = False
+        place = np.flatnonzero(others)
+        reordered[i, place] = box.inputs[np.roll(place, 1)]
+    at = tuple(np.transpose(pairs))
+    moved = [box.moves(part)[np.arange(TRIED), *at] for part in which]
+    order = np.abs(box.of(reordered) - box.base).max(-1)[np.arange(TRIED), *at] > box.tolerance
+    return Mixing(moved[0], moved[1], moved[2], order), pairs
+
+
+def leak(box: Box, seed: int = 0) -> Finding | None:
+    """Which kind of mixing of sequences this is; the size is how far outputs move when the others are swapped."""
+    rows, steps = box.mask.shape
+    first = np.arange(rows) < rows // 2
+    halves = np.broadcast_to(np.stack([first, ~first])[:, :, None], (2, rows, steps))
+    after = box.swapped(halves)
+    moved = np.where(halves, np.nan, np.stack([nats_moved(box.base, part) for part in after]))
+    moved, error = by_sequence(np.nanmean(moved, 0), box.mask)
+    if moved < MATERIAL:
+        return None
+    found, pairs = mixing(box, seed)
+    only_step = bool(found.same.any() and not found.rest.any() and not found.own.any())
+    in_order = bool(found.order.any())
+    told = f"an output moves by {moved:.3f} nats when the other sequences of its batch are swapped"
+    if steps > 1 and only_step and (in_order or not _collapses(box)):
+        what = "recurrence" if in_order else "attention"
+        text = (
+            f"The {what} runs over the sequences of the batch: {told}, through the same step alone, and does not "
+        )
+        text += "move when the other steps of its own sequence are."
+        how = "Say that the batch comes first (batch_first=True, time_major=False), or swap the first two axes."
+        return Finding("batch_time_swapped", moved, interval(moved, error), text, how)
+    if steps > 1 and (words := _regrouped(box, pairs)):
+        text = (
+            f"Outputs depend on just those steps, of other sequences, that {words} would bring together: {told}."
+        )
+        how = "Swap axes with transpose/swapaxes/permute: a reshape keeps the order of the numbers, and mixes sequences."
+        return Finding("scrambled_axes", moved, interval(moved, error), text, how)
+    if not in_order and (steps > 1 or _collapses(box)):
+        text = f"Statistics of the batch are in use at prediction: {told}, in whatever order those come."
+        how = "Use the running statistics: model.eval(), training=False, use_running_average=True; or scale x by numbers "
+        how += "of the training set."
+        return Finding("training_mode", moved, interval(moved, error), text, how)
+    if steps == 1 and in_order:
+        text = f"A recurrence runs over the sequences of the batch: {told}, and their order matters."
+        how = "Give each sequence its own axis of steps; with one step there is nothing to recur over."
+        return Finding("batch_time_swapped", moved, interval(moved, error), text, how)
+    text = f"Sequences of a batch mix: {told}."
+    how = "Look for a reshape, a mean or an attention that runs over the first axis, or a state that is carried over."
+    return Finding("batch_leak", moved, interval(moved, error), text, how)
+
+
+def _collapses(box: Box) -> bool:
+    """Do all outputs become alike when one sequence lies far out?  Under statistics of the batch they do: the
+    spread is all its, and the others are as good as equal.  In attention, what each says itself remains."""
+    if not np.issubdtype(box.inputs.dtype, np.floating):
+        return True
+    x = box.inputs.copy()
+    x[0] = x[0] * 1e4 + 1e4 * np.abs(x).max()
+    spread = [part[1:].std(0)[box.mask.any(0)].max() for part in (box.base, box.predict(x))]
+    return bool(spread[1] < 0.05 * spread[0])
+
+
+def _regrouped(box: Box, pairs: list[tuple[int, int]]) -> str | None:
+    """The reshape whose arithmetic says, for every output tried, what moves it and what does not; in words."""
+    rows, steps = box.mask.shape
+    m, s = np.divmod(np.arange(rows * steps), steps)
+    flat = m * steps + s
+    for words, group in (
+        ("x.reshape(T, N, F) in place of a transpose", lambda n, t: flat % rows == n),
+        (
+            "x.reshape(T, N, F), turned back by another reshape,",
+            lambda n, t: flat % rows == (n * steps + t) % rows,
+        ),
+        ("a reshape of outputs [T, N, C] to [N, T, C]", lambda n, t: m == (n * steps + t) % rows),
+    ):
+        inside = np.stack([group(n, t).reshape(rows, steps) for n, t in pairs])
+        at = (np.arange(len(pairs)), *np.transpose(pairs))
+        # Its own sequence is the group of a healthy output.
+        own = np.stack([np.arange(rows) == n for n, _ in pairs])[:, :, None] & np.ones(steps, bool)
+        if (inside == own).all():
+            continue
+        if not box.moves(~inside)[at].any() and box.moves(inside)[at].all():
+            return words
+    return None
+
+
+# --- Steps and features that mix ---------------------------------------------------------------------------------
+
+
+def scrambled(box: Box, raw: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> Finding | None:
+    """A reshape between steps and features, or between steps and classes, in place of a transpose.
+
+    Cells (step s, feature f) are swapped one by one.  After x.reshape(N, F, T) the cell stands at step
+    (s F + f) mod T: the outputs then depend on cells by that, in a relation of distance alone (a window, or all
+    earlier ones), and not by s.  The same with raw outputs, whose class c at step t comes from (t C + c) mod T.
+    """
+    if box.inputs.shape[1] < 2 or box.leaks:
+        return None
+    for of, (kind, moved, s, place) in (
+        ("inputs [N, T, F] to [N, F, T]", _cells(box, seed)),
+        ("outputs [N, C, T] to [N, T, C]", _classes(box, raw)),
+    ):
+        if moved is None:
+            continue
+        by_step, by_place = _exceptions(moved, s), _exceptions(moved, place)
+        if by_place <= EXCEPTIONS < 10 * EXCEPTIONS <= by_step and _by_distance(moved, place):
+            share = float(by_step)
+            error = float(np.sqrt(share * (1 - share) / moved.shape[1]))
+            text = f"Which {kind} an output depends on follows the arithmetic of a reshape of {of}, without exception; "
+            text += f"by their own steps {100 * share:.0f} % of them would be exceptions."
+            how = "Use a transpose (swapaxes, permute): a reshape keeps the order of the numbers."
+            return Finding("scrambled_axes", share, interval(share, error), text, how)
+    return None
+
+
+def _cells(box: Box, seed: int) -> tuple[str, np.ndarray | None, Any, Any]:
+    """moved `[T, cells]` by swaps of single cells; their steps, and where a reshape would put them."""
+    rows, steps, features = box.inputs.shape
+    if features < 2:
+        return "cells", None, None, None
+    rng = np.random.default_rng(seed)
+    cells = np.sort(rng.permutation(steps * features)[:CELLS])
+    few = box.inputs[: max(1, min(rows, 4))]
+    donors = donors_of(box.inputs.reshape(rows, -1, 1))[: len(few)].reshape(few.shape)
+    x = np.repeat(few[None], len(cells), axis=0)
+    at = np.arange(len(cells)), slice(None), cells // features, cells % features
+    x[at] = donors[:, cells // features, cells % features].T
+    small = Box(box.predict, few, box.mask[: len(few)], False)
+    moved = (np.abs(small.of(x) - small.base).max(-1) > small.tolerance).any(1)  # [cells, T]
+    return "cells (step, feature)", moved.T, cells // features, cells % steps
+
+
+def _classes(box: Box, raw: Callable[[np.ndarray], np.ndarray]) -> tuple[str, np.ndarray | None, Any, Any]:
+    """moved `[s, (t, c)]`: which outputs a swap of step s moves; their steps, and where they came from."""
+    steps = box.inputs.shape[1]
+    first = raw(box.inputs)
+    classes = first.shape[-1]
+    if classes < 2:
+        return "outputs", None, None, None
+    tolerance = 64 * np.finfo(np.float32).eps * max(1.0, np.abs(first).max())
+    swapped = np.arange(min(steps, CELLS // 8))
+    x = np.repeat(box.inputs[None], len(swapped), axis=0)
+    x[np.arange(len(swapped)), :, swapped] = box.donors[:, swapped].swapaxes(0, 1)
+    found = raw(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], steps, classes)
+    moved = (np.abs(found - first) > tolerance).any(1).reshape(len(swapped), -1)
+    full = np.zeros((steps, steps * classes), bool)
+    full[swapped] = moved
+    t, place = np.divmod(np.arange(steps * classes), classes)[0], np.arange(steps * classes) % steps
+    return "outputs (step, class)", (full if len(swapped) == steps else None), t, place
+
+
+def _exceptions(moved: np.ndarray, group: np.ndarray) -> float:
+    """The share of cells `[rows, cells]` that do not move although another of their group does."""
+    groups = np.eye(group.max() + 1, dtype=bool)[group].T  # [groups, cells]
+    any_of = (moved[:, None] & groups).any(-1)  # [rows, groups]
+    return float((any_of[:, group] & ~moved).mean())
+
+
+def _by_distance(moved: np.ndarray, group: np.ndarray) -> bool:
+    """Does it depend on the distance between row and group, and on that alone but for `EXCEPTIONS`?"""
+    groups = np.eye(group.max() + 1, dtype=bool)[group].T
+    seen = (moved[:, None] & groups).any(-1)
+    distance = np.subtract.outer(np.arange(seen.shape[0]), np.arange(seen.shape[1]))
+    likely = {d: seen[distance == d].mean() > 0.5 for d in np.unique(distance)}
+    expected = np.vectorize(likely.get)(distance)
+    return bool((expected != seen).mean() <= EXCEPTIONS and expected.any() and not expected.all())
+
+
+# --- How much other steps matter ---------------------------------------------------------------------------------
+
+
+def influence(box: Box) -> dict[str, dict[str, Any] | None]:
+    """Nats by which outputs move when their own step, the others, the earlier or the later ones are swapped.
+
+    Each with its 95 % interval and the steps that it was tried at; None where there are none such.  What a call
+    does not repeat is taken off.
+    """
+    rows, steps = box.mask.shape
+    scored = np.flatnonzero(box.mask.any(0))
+    num = OUTPUTS if not box.leaks else OUTPUTS // 2
+    tried = scored[np.unique(np.linspace(0, len(scored) - 1, num).round().astype(int))]
+    s = np.arange(steps)
+    parts = {
+        "own": tried[:, None] == s,
+        "others": tried[:, None] != s,
+        "earlier": tried[:, None] > s,
+        "later": tried[:, None] < s,
+    }
+    which = np.concatenate(list(parts.values()))
+    after = box.swapped(np.broadcast_to(which[:, None], (len(which), rows, steps)))
+    found: dict[str, dict[str, Any] | None] = {}
+    for i, (name, cells) in enumerate(parts.items()):
+        there = cells.any(1)
+        part, at = after[i * len(tried) : (i + 1) * len(tried)][there], tried[there]
+        mask = box.mask[:, at]
+        if not mask.any():
+            found[name] = None
+            continue
+        moved = nats_moved(box.base[:, at].swapaxes(0, 1), part[np.arange(len(part)), :, at]).T  # [B, tried]
+        mean, error = by_sequence(moved - box.noise[:, at], mask)
+        found[name] = {"nats": mean, "ci95": interval(mean, error), "steps": at.tolist()}
+    return found
+
+
+def hardly_moves(values: dict[str, Any]) -> bool:
+    """Could the outputs see other steps, and yet swapping all of them surely moves less than `WORTH_IT`?
+
+    values: of `ModelFacts`.  Whether labels need other steps the ladder says: the caller has both.
+    """
+    others = (values.get("influence_nats") or {}).get("others")
+    if not values.get("sees_other_steps") or not others:
+        return False
+    return others["ci95"][1] * 1.5 < WORTH_IT  # 1.5 times 1.96 standard errors: three
+
+
+def reads_padding(
+    box_predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, present: np.ndarray, mask: np.ndarray
+) -> dict[str, Any] | None:
+    """How far scored outputs move when what stands in the padding is another sequence's.
+
+    x `[n, T, F]` as given, padding included; None where there is no padding.  `varies`: it is not the same in all.
+    """
+    padded = ~present
+    if not padded.any():
+        return None
+    flat = x[padded]
+    varies = bool((flat != flat[0]).any())
+    others = x.copy()
+    # Padding from sequences that have some, real inputs (which are certainly not the padding's) else.
+    order = np.random.default_rng(0).permutation(len(flat))
+    others[padded] = flat[order] if varies else donors_of(x)[padded]
+    moved = nats_moved(box_predict(x), box_predict(others))
+    mean, error = by_sequence(moved, mask & padded.any(1, keepdims=True))
+    return {"nats": mean, "ci95": interval(mean, error), "varies": varies}
+
+
+def mask_ignored(padding: dict[str, Any] | None) -> Finding | None:
+    """Outputs of scored steps that read the padding, in data whose padding is not always the same."""
+    if not padding or not padding["varies"]:
+        return None
+    nats, (low, high) = padding["nats"], padding["ci95"]
+    if nats < max(WORTH_IT, SIGMAS * (high - low) / 3.92):
+        return None
+    text = f"Outputs of scored steps move by {nats:.3f} nats when what stands in the padding is exchanged, and in "
+    text += "these data it differs from sequence to sequence."
+    how = "Hand the mask to the layers that mix steps (Masking, seq_lengths, key_padding_mask), or fill padding with 0."
+    return Finding("mask_ignored", nats, (low, high), text, how)

@@ -1,0 +1,106 @@
+"""The suite of mistakes: every cause has cases, twins are sound, and a diagnosis names the one and not the other.
+
+`python tests/mistakes/table.py` runs all of them over many seeds; here each runs once.
+"""
+
+import climbs
+import jax
+import numpy as np
+import pytest
+from mistakes import table
+from mistakes.cases import CASES, Case
+
+from seqjax import findings, ladder, step_swaps
+
+LEFT_OUT = table.load()
+
+# What needs no training, no framework and little time: outputs alone are wrong, and arrays alone.
+QUICK = ["numpy.softmax_over_batch", "numpy.never_flipped_back"]
+
+
+def of(framework: str) -> list[str]:
+    return [name for name, c in CASES.items() if c.framework == framework]
+
+
+@pytest.fixture(autouse=True)
+def ladders_climbed_once(monkeypatch):
+    monkeypatch.setattr(ladder, "climb", climbs.climb)
+    known = {}
+
+    def once(climbed, num_classes, dependence=step_swaps.dependence):
+        if id(climbed) not in known:
+            known[id(climbed)] = dependence(climbed, num_classes)
+        return known[id(climbed)]
+
+    monkeypatch.setattr(step_swaps, "dependence", once)
+
+
+def judge(case: Case, seed: int = 0) -> None:
+    row = table.outcome(case, seed, {})
+    assert row["first"], (row["verdict"], row["details"])
+    assert not row["false_alarm"], (row["twin_verdict"], row["twin_details"])
+
+
+def test_the_names_of_causes_are_those_of_findings():
+    assert {c.cause for c in CASES.values()} <= set(findings.RANK)
+    assert all(name in findings.RANK for c in CASES.values() for name in c.also + c.allowed)
+
+
+@pytest.mark.skipif(bool(LEFT_OUT), reason=f"not installed: {LEFT_OUT}")
+def test_every_cause_has_two_cases():
+    counts = {cause: sum(c.cause == cause for c in CASES.values()) for cause in findings.RANK}
+    assert not {cause: count for cause, count in counts.items() if count < 2}
+
+
+@pytest.mark.parametrize("name", of("numpy"))
+def test_a_case_and_its_twin_can_be_told_apart_and_are_drawn_anew_by_seed(name):
+    case = CASES[name]
+    wrong, right, other = case.build(0), case.twin(0), case.twin(1)
+    assert set(right.known) - set(wrong.known) <= {"mask"}
+    assert not np.array_equal(right.known["x"], other.known["x"])
+    again = case.twin(0)
+    assert np.array_equal(right.known["x"], again.known["x"])
+    assert np.array_equal(right.known["y"], again.known["y"])
+
+
+@pytest.mark.parametrize("name", [name for name in of("numpy") if CASES[name].way == "predict"])
+def test_twins_reach_what_there_is_to_reach(name):
+    twin = CASES[name].twin(0)
+    loss, _ = table.loss(twin.known["predict"], twin.test)
+    spread = 3 * 0.5 / np.sqrt(twin.test[2].sum())  # three standard errors of a loss that varies by half a nat
+    assert np.isnan(twin.reach) or loss < twin.reach + 0.03 + spread * (twin.reach > 0.05)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_cases(name):
+    judge(CASES[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(set(of("numpy")) - set(QUICK)))
+def test_arrays_and_models_in_numpy(name):
+    judge(CASES[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", of("jax"))
+def test_jax(name):
+    with jax.numpy_rank_promotion("allow"):  # people's programs have it so
+        judge(CASES[name])
+
+
+@pytest.mark.full
+@pytest.mark.frameworks
+@pytest.mark.parametrize("name", of("torch"))
+@pytest.mark.filterwarnings("default")
+def test_torch(name):
+    judge(CASES[name])
+
+
+@pytest.mark.full
+@pytest.mark.frameworks
+@pytest.mark.parametrize("name", of("keras"))
+@pytest.mark.filterwarnings("default")
+def test_keras(name):
+    with jax.numpy_rank_promotion("allow"):
+        judge(CASES[name])

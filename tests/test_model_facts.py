@@ -1,0 +1,391 @@
+"""What a model does: black boxes whose trouble is known, and their healthy twins."""
+
+import numpy as np
+import pytest
+
+from seqjax import arrays as user_arrays
+from seqjax.model_facts import examine
+
+
+def softmax(z, axis=-1):
+    z = np.exp(z - z.max(axis, keepdims=True))
+    return z / z.sum(axis, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+class World:
+    """Inputs, labels drawn from the probabilities of a known function of inputs, and that function as a model."""
+
+    def __init__(self, seed=0, n=600, steps=6, features=3, classes=3, scale=3.0, sees="own", val=True):
+        rng = np.random.default_rng(seed)
+        self.classes, self.sees = classes, sees
+        self.own, self.before = scale * rng.normal(size=(2, features, classes)) / np.sqrt(features)
+        x = rng.normal(size=(n, steps, features)).astype(np.float32)
+        p = softmax(self.logits(x))
+        y = (p.cumsum(-1) < rng.random((n, steps, 1))).sum(-1).clip(0, classes - 1)
+        half = n // 2 if val else n
+        held = {"x_val": x[half:], "y_val": y[half:]} if val else {}
+        self.x, self.y = x, y
+        self.arrays = user_arrays.load(x=x[:half], y=y[:half], **held)
+
+    def logits(self, x):
+        z = x @ self.own
+        if self.sees != "own":
+            shifted = np.concatenate([np.zeros_like(z[:, :1]), x[:, :-1] @ self.before], 1)
+            z = z + shifted
+        if self.sees == "all":
+            z = z + np.concatenate([x[:, 1:] @ self.before, np.zeros_like(z[:, :1])], 1)
+        return z
+
+
+def causes(facts):
+    return [finding.cause for finding in facts.findings]
+
+
+def first(facts):
+    return causes(facts)[0] if facts.findings else None
+
+
+# --- Healthy models ----------------------------------------------------------------------------------------------
+
+
+def two_units(world):
+    return lambda x: world.logits(x)
+
+
+FORMS = {
+    "logits": lambda z: z,
+    "probabilities": softmax,
+    "log_probabilities": lambda z: np.log(softmax(z)),
+    "single_precision": lambda z: softmax(z).astype(np.float32),
+    "half_precision": lambda z: softmax(z).astype(np.float16),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sees", ["own", "before", "all"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_healthy_model_has_no_finding(form, sees, seed):
+    world = World(seed, sees=sees, classes=2 + seed, steps=(1, 6, 9)[seed])
+    facts = examine(lambda x: FORMS[form](world.logits(x)), world.arrays, causal=sees != "all", seed=seed)
+    assert causes(facts) == []
+    expected = {"own": "own_step", "before": "past", "all": "all"}[sees] if seed else "own_step"
+    assert facts.rung == expected
+    assert facts.family == "linear" or form == "half_precision"
+    p = softmax(world.logits(world.x))
+    bayes = -(p * np.log(p)).sum(-1).mean()
+    assert abs(facts.loss - bayes) < 4 * facts.loss_se + 0.002
+
+
+def test_a_model_that_is_not_linear():
+    world = World()
+    facts = examine(lambda x: np.tanh(world.logits(x)), world.arrays)
+    assert facts.family == "nonlinear"
+
+
+def test_one_unit():
+    world = World(classes=2)
+    for form in (lambda d: d[..., None], sigmoid, lambda d: d.astype(np.float32)):
+        facts = examine(lambda x, form=form: form(np.diff(world.logits(x))[..., 0]), world.arrays)
+        assert causes(facts) == []
+        assert facts.rung == "own_step"
+
+
+# --- Form --------------------------------------------------------------------------------------------------------
+
+FORM_FAULTS = {
+    "softmax over steps": ("softmax_axis", lambda z: softmax(z, 1)),
+    "softmax over the batch": ("softmax_axis", lambda z: softmax(z, 0)),
+    "log-softmax over steps": ("softmax_axis", lambda z: np.log(softmax(z, 1))),
+    "softmax over all but the batch": ("softmax_axis", lambda z: softmax(z.reshape(len(z), -1)).reshape(z.shape)),
+    "relu": ("logits_as_probabilities", lambda z: np.maximum(z, 0)),
+    "softmax twice": ("softmax_twice", lambda z: softmax(softmax(10 * z))),
+    "sigmoids under softmax": ("softmax_twice", lambda z: softmax(sigmoid(10 * z))),
+}
+HEALTHY_FORMS = {
+    "small logits": lambda z: 0.3 * z,
+    "confined by chance": lambda z: softmax(np.clip(z, -10, 10)),
+    "tanh": lambda z: softmax(np.tanh(z)),
+}
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8])
+@pytest.mark.parametrize("fault", FORM_FAULTS)
+def test_the_form_of_outputs(fault, steps):
+    cause, form = FORM_FAULTS[fault]
+    world = World(steps, steps=steps)
+    facts = examine(lambda x: form(world.logits(x)), world.arrays)
+    assert first(facts) == cause, facts.findings
+    assert len(set(causes(facts)) - {cause, "batch_leak", "training_mode", "batch_time_swapped"}) == 0
+    low, high = facts.findings[0].ci95
+    assert low <= facts.findings[0].value <= high
+
+
+@pytest.mark.parametrize("form", HEALTHY_FORMS)
+def test_forms_that_are_no_fault(form):
+    world = World(3)
+    assert causes(examine(lambda x: HEALTHY_FORMS[form](world.logits(x)), world.arrays)) == []
+
+
+def test_a_softmax_over_one_unit():
+    world = World(classes=2)
+    facts = examine(lambda x: softmax(world.logits(x)[..., :1]), world.arrays)
+    assert first(facts) == "single_unit_softmax"
+
+
+def test_a_sigmoid_twice():
+    world = World(classes=2)
+    facts = examine(lambda x: sigmoid(sigmoid(5 * np.diff(world.logits(x)))), world.arrays)
+    assert causes(facts) == ["probabilities_as_logits"]
+
+
+# --- Mixing ------------------------------------------------------------------------------------------------------
+
+
+def recurrence(x, axis):
+    """A leaky sum along an axis."""
+    out, state = [], 0.0
+    for part in np.moveaxis(x, axis, 0):
+        state = 0.7 * state + part
+        out.append(state)
+    return np.moveaxis(np.stack(out), 0, axis)
+
+
+def attention(x, axis):
+    x = np.moveaxis(x, axis, 1)
+    weights = softmax(x @ x.swapaxes(1, 2))
+    return np.moveaxis(x + weights @ x, 1, axis)
+
+
+def normalised(x, axes):
+    return (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+
+
+def time_first(x):
+    n, steps, f = x.shape
+    return x.reshape(steps, n, f)
+
+
+MIXING = {
+    "recurrence over the batch": ("batch_time_swapped", lambda w, x: w.logits(recurrence(x, 0))),
+    "both ways over the batch": (
+        "batch_time_swapped",
+        lambda w, x: w.logits(recurrence(x, 0) + recurrence(x[::-1], 0)[::-1]),
+    ),
+    "attention over the batch": ("batch_time_swapped", lambda w, x: w.logits(attention(x, 0))),
+    "batch statistics": ("training_mode", lambda w, x: w.logits(normalised(x, (0, 1)))),
+    "batch statistics of a step": ("training_mode", lambda w, x: w.logits(normalised(x, (0,)))),
+    "batch statistics of a hidden layer": (
+        "training_mode",
+        lambda w, x: w.logits(normalised(np.maximum(x, 0), (0, 1))),
+    ),
+    "reshape, transposed back": (
+        "scrambled_axes",
+        lambda w, x: w.logits(recurrence(time_first(x), 0)).swapaxes(0, 1),
+    ),
+    "reshape there and back": (
+        "scrambled_axes",
+        lambda w, x: w.logits(recurrence(time_first(x), 0).reshape(x.shape)),
+    ),
+    "outputs reshaped": (
+        "scrambled_axes",
+        lambda w, x: w.logits(recurrence(x.swapaxes(0, 1), 0).reshape(x.shape)),
+    ),
+    "reshape of a dense model": ("scrambled_axes", lambda w, x: w.logits(time_first(x)).swapaxes(0, 1)),
+    "a flattened recurrence": (
+        "batch_leak",
+        lambda w, x: w.logits(recurrence(x.reshape(1, -1, x.shape[-1]), 1).reshape(x.shape)),
+    ),
+}
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+@pytest.mark.parametrize("fault", MIXING)
+def test_sequences_that_mix(fault, steps):
+    cause, model = MIXING[fault]
+    world = World(steps, steps=steps)
+    facts = examine(lambda x: model(world, x), world.arrays)
+    found = [
+        c for c in causes(facts) if c in ("batch_time_swapped", "training_mode", "scrambled_axes", "batch_leak")
+    ]
+    assert found == [cause], facts.findings
+    assert facts.values["batch_leak"]
+
+
+@pytest.mark.parametrize("model", [recurrence, attention])
+def test_the_same_along_the_steps_is_healthy(model):
+    world = World(1)
+    facts = examine(lambda x: world.logits(model(x, 1)), world.arrays)
+    assert not {"batch_time_swapped", "training_mode", "scrambled_axes", "batch_leak"} & set(causes(facts))
+    assert not facts.values["batch_leak"]
+    assert facts.rung == ("past" if model is recurrence else "all")
+
+
+def test_dropout_at_prediction():
+    world = World(2)
+    rng = np.random.default_rng(0)
+    facts = examine(lambda x: world.logits(x * (rng.random(x.shape) < 0.7) / 0.7), world.arrays)
+    assert first(facts) == "training_mode"
+    assert facts.findings[0].ci95[0] > 0
+    assert not facts.values["deterministic"]
+
+
+def test_rounding_noise_is_no_dropout():
+    world = World(2)
+    rng = np.random.default_rng(0)
+    facts = examine(lambda x: world.logits(x) * (1 + 1e-6 * rng.normal(size=(len(x), 1, 1))), world.arrays)
+    assert causes(facts) == []
+
+
+SCRAMBLED = {
+    "dense": lambda w, x: w.logits(x.reshape(len(x), x.shape[2], -1).swapaxes(1, 2)),
+    "recurrent": lambda w, x: w.logits(recurrence(x.reshape(len(x), x.shape[2], -1).swapaxes(1, 2), 1)),
+    "outputs": lambda w, x: w.logits(x).swapaxes(1, 2).reshape(len(x), x.shape[1], -1),
+}
+
+
+@pytest.mark.parametrize("steps", [4, 7])
+@pytest.mark.parametrize("model", SCRAMBLED)
+def test_a_reshape_for_a_transpose(model, steps):
+    world = World(5, steps=steps, features=5)
+    assert first(examine(lambda x: SCRAMBLED[model](world, x), world.arrays)) == "scrambled_axes"
+
+
+@pytest.mark.parametrize("features", [2, 6, 12])
+def test_features_that_are_not_used_are_no_scramble(features):
+    world = World(5, features=features, steps=6)
+    used = np.arange(features) % 2 == 0
+    facts = examine(lambda x: world.logits(attention(x * used, 1)), world.arrays)
+    assert "scrambled_axes" not in causes(facts)
+
+
+# --- Steps -------------------------------------------------------------------------------------------------------
+
+
+def test_one_output_for_all_steps():
+    world = World(3)
+    facts = examine(lambda x: np.repeat(world.logits(x.mean(1, keepdims=True)), x.shape[1], 1), world.arrays)
+    assert first(facts) == "constant_over_steps"
+    assert facts.findings[0].value > 0.1
+
+
+def test_one_output_for_labels_that_are_one_is_healthy():
+    world = World(3, n=800)
+    x = world.x
+    y = np.repeat(world.logits(x.mean(1, keepdims=True)).argmax(-1), x.shape[1], 1)
+    data = user_arrays.load(x=x, y=y)
+    facts = examine(lambda x: 20 * np.repeat(world.logits(x.mean(1, keepdims=True)), x.shape[1], 1), data)
+    assert causes(facts) == []
+
+
+def test_inputs_without_effect():
+    world = World(3)
+    facts = examine(lambda x: world.logits(0 * x) + np.array([0.1, 0, 0.3]), world.arrays)
+    assert first(facts) == "ignores_input"
+    assert facts.rung == "nothing"
+    by_step = examine(lambda x: world.logits(0 * x) + np.arange(x.shape[1])[:, None] * [0.1, 0, 0.3], world.arrays)
+    assert by_step.rung == "position"
+
+
+def test_the_future_counts_under_causal_alone():
+    world = World(3, sees="all")
+    assert causes(examine(lambda x: world.logits(x), world.arrays)) == []
+    assert causes(examine(lambda x: world.logits(x), world.arrays, causal=True)) == ["sees_future"]
+
+
+@pytest.mark.parametrize("k", [1, -1, 3])
+def test_outputs_at_the_wrong_step(k):
+    world = World(4, steps=10)
+    facts = examine(lambda x: np.roll(world.logits(x), k, 1), world.arrays)
+    assert causes(facts) == ["outputs_shifted"]
+    assert f"{abs(k)} step" in facts.findings[0].evidence
+
+
+def test_outputs_in_reverse():
+    world = World(4, steps=7)
+    assert causes(examine(lambda x: world.logits(x)[:, ::-1], world.arrays)) == ["outputs_reversed"]
+
+
+@pytest.mark.parametrize("sharpness", [1, 3])
+@pytest.mark.parametrize("stay", [0.8, 0.95])
+def test_a_slow_series_is_not_shifted(stay, sharpness):
+    """A causal model that says what was last seen fits the labels of the step before better than its own."""
+    rng = np.random.default_rng(1)
+    n, steps = 600, 20
+    y = np.zeros((n, steps + 1), int)
+    y[:, 0] = rng.integers(0, 2, n)
+    for t in range(steps):
+        y[:, t + 1] = np.where(rng.random(n) < stay, y[:, t], 1 - y[:, t])
+    x = np.eye(2)[y[:, :-1]].astype(np.float32)
+    data = user_arrays.load(x=x[:300], y=y[:300, 1:], x_val=x[300:], y_val=y[300:, 1:])
+    log_odds = np.log(stay / (1 - stay)) * (sharpness if sharpness == 1 else 1.2)
+    facts = examine(lambda x: log_odds * (x - 0.5) * 2 / 2, data, causal=True)
+    assert causes(facts) == []
+
+
+def test_a_slow_series_whose_outputs_are_shifted():
+    rng = np.random.default_rng(1)
+    n, steps, stay = 600, 20, 0.8
+    y = np.zeros((n, steps), int)
+    y[:, 0] = rng.integers(0, 2, n)
+    for t in range(1, steps):
+        y[:, t] = np.where(rng.random(n) < stay, y[:, t - 1], 1 - y[:, t - 1])
+    x = np.eye(2)[y].astype(np.float32) + rng.normal(size=(n, steps, 2)).astype(np.float32) / 5
+    data = user_arrays.load(x=x[:300], y=y[:300], x_val=x[300:], y_val=y[300:])
+    assert causes(examine(lambda x: 10 * x, data)) == []
+    assert causes(examine(lambda x: np.roll(10 * x, 2, 1), data)) == ["outputs_shifted"]
+
+
+def test_a_memoriser_is_not_misaligned():
+    """It is sure and wrong on validation, and right on training."""
+    world = World(4, scale=0.3)
+    table = {row.tobytes(): y for row, y in zip(world.x[:300], world.y[:300], strict=True)}
+
+    def predict(x):
+        guesses = [table.get(row.tobytes(), world.logits(row[None])[0].argmax(-1)) for row in x]
+        return 8.0 * np.eye(3)[np.array(guesses)]
+
+    facts = examine(predict, world.arrays)
+    assert not {"outputs_shifted", "outputs_reversed", "wrong_loss"} & set(causes(facts))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_a_wrong_sign(classes):
+    world = World(4, classes=classes, scale=6)
+    facts = examine(lambda x: -world.logits(x), world.arrays)
+    assert causes(facts) == ["wrong_loss"]
+
+
+def test_classes_counted_from_one():
+    world = World(4, classes=4, scale=6)
+    facts = examine(lambda x: np.roll(world.logits(x), -1, -1), world.arrays)
+    assert causes(facts) == ["wrong_loss"]
+
+
+def test_nan():
+    world = World(4)
+    facts = examine(lambda x: np.where(x[..., :1] > 1, np.nan, world.logits(x)), world.arrays)
+    assert causes(facts) == ["exploding_gradient"]
+    assert facts.loss is None
+
+
+# --- Padding -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+@pytest.mark.parametrize("reads", [False, True])
+def test_padding_that_is_read(reads, garbage):
+    world = World(6, sees="all", val=False)
+    rng = np.random.default_rng(0)
+    mask = np.arange(6) < rng.integers(2, 7, len(world.x))[:, None]
+    x = np.where(mask[..., None], world.x, 3 * world.x if garbage else 0)
+    data = user_arrays.load(x=x, y=np.where(mask, world.y, 0), mask=mask)
+
+    def predict(x):
+        return world.logits(x) if reads else x @ world.own
+
+    found = causes(examine(predict, data))
+    assert ("mask_ignored" in found) == (reads and garbage)
