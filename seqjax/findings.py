@@ -51,5 +51,10 @@ RANK = {cause: (n, m) for n, group in enumerate(ORDER) for m, cause in enumerate
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings in the order of `ORDER`; of one cause the largest first."""
-    return sorted(findings, key=lambda f: (RANK[f.cause], -f.value))
+    """The findings in the order of `ORDER`; of one cause those that come first."""
+    return sorted(findings, key=lambda f: RANK[f.cause])
+
+
+def once(findings: Iterable[Finding]) -> list[Finding]:
+    """Of each cause the first finding, in the order of `ORDER`."""
+    return list({f.cause: f for f in reversed(ranked(findings))}.values())[::-1]

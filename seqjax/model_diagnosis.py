@@ -150,16 +150,29 @@ def look(
             findings += _terms(climbed, on, train, val)
             findings += _partly_seen(climbed, swaps, facts, on, val)
             findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
-    if fit is not None:
-        _ = training_facts
     lap("account")
+    in_controls = None
     if own_fit is not None and control_samples != 0:
         report = controls.run(
             own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
         )
         values["controls"] = report.controls
         findings += report.findings
+        in_controls = [finding.cause for finding in report.findings]
         lap("controls")
+    if fit is not None:
+        learnt = _some(data.train, JUDGED_SEQUENCES, seed)
+        findings += training_facts.read(
+            losses,
+            outputs_of(predict, learnt, arrays),
+            learnt,
+            outputs_val=outputs_of(predict, judged, arrays),
+            batch_val=judged,
+            floor=_floor(climbed, on) if on else None,
+            prior=prior,
+            in_controls=in_controls,
+        )
+        lap("training")
     if reached:
         findings = [finding for finding in findings if finding.cause not in UNTRAINED]
     values["seconds"] = seconds
