@@ -130,14 +130,15 @@ DIAGNOSE = {
         ("seed", int, "Seed of what is random in the analysis."),
     ],
     "Your own model or training (one of the three; the module is looked for here, and run)": [
-        ("predict", str, "MODULE:FUNCTION, predict(x) -> logits or probabilities [N, T, C], NumPy in and out; any "
-                         "framework."),
+        ("predict", str, "MODULE:FUNCTION, predict(x) -> logits or probabilities [N, T, C], NumPy in and "
+                         "out; any framework."),
         ("model", str, "MODULE:OBJECT, a model that can be trained: Flax Linen, NNX, Equinox, Keras, or a pair of "
                        "pure functions (init, apply)."),
-        ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask) -> predict, or (predict, losses) "
-                     "with the loss of each epoch."),
+        ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask) -> predict, or (predict, "
+                     "losses) with the loss of each epoch."),
         ("causal", bool, "Outputs may not depend on later steps."),
-        ("observed_accuracy", float, "The accuracy that your log shows, 0 to 1: it is recomputed from the outputs."),
+        ("observed_accuracy", float, "The accuracy that your log shows, 0 to 1; it is computed again from the "
+                                     "outputs."),
         ("control_samples", int, "Sequences of each control experiment; 0: none. Default: some 2,000."),
         ("control_seconds", float, "Time for all control experiments. Default: some 45 seconds."),
     ],

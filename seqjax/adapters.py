@@ -68,8 +68,7 @@ class Trainable(NamedTuple):
     settled: None where the model keeps no statistics of its batches.  Else `(params, x) -> Trainable`, the same
         with the statistics (batch normalisation's means and variances) that training on x at these parameters
         would arrive at.  `apply` keeps those that the object brought or began with (of pure functions: those
-        settled on the first x): after training through `apply_training`
-        evaluate `settled(params, x).apply`.
+        settled on the first x): after training through `apply_training` evaluate `settled(params, x).apply`.
     """
 
     init: Callable[[Any], Any]
@@ -122,15 +121,15 @@ def as_trainable(
 
     Raises ConfigError where obj is no model, or its outputs fit no `[N, T, C]`; UserCodeError where it raises.
     """
-    obj, fresh, remake = _from_factory(obj, flag)
+    obj, remake = _from_factory(obj, flag)
     name = f"{flag}: {_name(obj)}"
-    made = foreign(obj, remake, _example(x))
+    made = guarded(foreign, name)(obj, remake, _example(x))  # an unbuilt Keras model is called here
     if made is None:
         if is_keras(obj) or is_a(obj, "torch.nn", "Module"):
             return as_predict(obj, flag, tokens=x.dtype.kind in "bui" and x.ndim == 3 and x.shape[2] == 1)
         hint = "; what predicts goes to --predict" if inspect.isroutine(obj) else ""
         raise ConfigError(f"{name} is a {type(obj).__name__}: expected {TRAINABLES}{hint}")
-    if fresh:
+    if remake is not None:  # made of a key just now; a factory without one may have loaded what was trained
         made = made._replace(params=None, trained=False)
     model = _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
     if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
@@ -152,10 +151,9 @@ def _name(obj: Any) -> str:
 
 
 class _Product(NamedTuple):
-    """What a factory made, whether it was one, and `key -> another`, where it takes a key."""
+    """What a factory made, and `key -> another` where it takes a key."""
 
     obj: Any
-    fresh: bool = False
     remake: Callable | None = None
 
 
@@ -182,7 +180,7 @@ def _from_factory(obj: Any, flag: str) -> _Product:
         return obj(**{name: sys.modules["flax.nnx"].Rngs(k) if name == "rngs" else k for name, k in keys.items()})
 
     make = guarded(make, f"{flag}: {_name(obj)}")
-    return _Product(make(jax.random.key(0)), True, make if needed else None)
+    return _Product(make(jax.random.key(0)), make if needed else None)
 
 
 # --- A predict ---------------------------------------------------------------------------------------------------

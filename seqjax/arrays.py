@@ -237,6 +237,19 @@ def split(arrays: Arrays, val_fraction: float = 0.2, seed: int = 0) -> Arrays:
     return dataclasses.replace(arrays, train=train, val=val, train_rows=train_rows, val_rows=val_rows)
 
 
+def axes_swapped(arrays: Arrays) -> Arrays:
+    """The same arrays read the other way round, `[T, N, ...]`, in memory."""
+
+    def swapped(batch: Batch | None) -> Batch | None:
+        return None if batch is None else Batch(*(np.asarray(part).swapaxes(0, 1) for part in batch))
+
+    train, val = swapped(arrays.train), swapped(arrays.val)
+    assert train is not None
+    rows = [None if batch is None else np.arange(len(batch.labels)) for batch in (train, val)]
+    form = arrays.form and arrays.form._replace(batch_first=not arrays.form.batch_first)
+    return dataclasses.replace(arrays, train=train, val=val, train_rows=rows[0], val_rows=rows[1], form=form)
+
+
 # --- Files -------------------------------------------------------------------------------------------------------
 
 

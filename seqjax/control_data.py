@@ -1,7 +1,7 @@
 """Data sets whose answer is known, in the shapes of somebody's own: the table of controls.
 
-Imports `arrays` and `batch`.  A control is drawn as events, one of K classes at each step, which the
-inputs show plainly at that step; what differs is which event is the label.
+Imports `arrays`, `batch` and `training_facts`.  A control is drawn as events, one of K classes at each step,
+which the inputs show plainly at that step; what differs is which event is the label.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,10 @@ import numpy as np
 
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
+from seqjax.training_facts import CONTROL_STEPS
 
 MAX_CLASSES = 4  # of those that there are: each must be seen often enough in few sequences
-MAX_STEPS = 16  # enough for a memory to matter, few enough to be quick
+MAX_STEPS = CONTROL_STEPS  # enough for a memory to matter, few enough to be quick
 RARE = 1 / 41  # the rarer class of 40 : 1
 REPEATED = 8  # sequences that stand in for all: with labels drawn anew for each copy none can be memorised
 MEMORISED = 32
@@ -38,7 +39,7 @@ class Shape(NamedTuple):
 
     @property
     def frequencies(self) -> np.ndarray:
-        """`[K]`, unequal, so that outputs that know how often a class occurs are told from those that know nothing."""
+        """`[K]`, unequal: outputs that know how often classes occur are told from those that know nothing."""
         weights = np.arange(len(self.classes), 0, -1.0)
         return weights / weights.sum()
 
@@ -120,12 +121,6 @@ class View(NamedTuple):
 
     sees: np.ndarray
     position_classes: np.ndarray
-
-
-class Drawn(NamedTuple):
-    """Data of a control.  again: labels that fit the same inputs as well, where they are drawn at random."""
-
-    batch: Batch
 
 
 Draw = Callable[[Shape, int, np.random.Generator, bool], Batch]
@@ -275,7 +270,8 @@ CONTROLS = (
     Control("next_step", shifted(lambda shape: -1), _of_shift(lambda shape: -1), 2, "later steps are not used",
             False, OTHER_STEPS[1]),
     Control("imbalance", rare, _nothing, 1, "only the commonest class is learnt"),
-    Control("steps_back", shifted(middle), _of_shift(middle), 3, "memory is lost on the way", needs=OTHER_STEPS[2]),
+    Control("steps_back", shifted(middle), _of_shift(middle), 3, "memory is lost on the way",
+            needs=OTHER_STEPS[2]),
     Control("memorise", memorise, _nothing, 1, "it is too small, too short or over-regularised"),
     Control("position", by_position, _of_position, 2, "it does not know where it is", False, "the position"),
     Control("last_step", last_event, _of_last, 2, "it does not use what it sees of the last step", False,

@@ -5,6 +5,7 @@ Imports `arrays`, `data_facts`, `ladder`, `step_swaps`, `observed`, `curves`,
 diagnosis in `result.json`.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from seqjax import alignment, data_facts, model_diagnosis, observed, step_swaps
 from seqjax import curves as logs
 from seqjax import ladder as ladders
-from seqjax.arrays import Arrays, Note
+from seqjax.arrays import Arrays, Note, axes_swapped
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
@@ -88,13 +89,14 @@ def diagnose(
 
     Raises ConfigError where the arrays are too few, or what was observed cannot be read.
     """
+    given = {name: value for name, value in locals().items() if name not in ("arrays", "watch")}
     own = {"predict": predict, "model": model, "fit": fit}
     own = {name: value for name, value in own.items() if value is not None}
     if len(own) > 1:
         raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
     if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
         raise ConfigError(
-            f"observed_accuracy={observed_accuracy}: expected 0 to 1, with a predict, model or fit to compare it with"
+            f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
         )
     if sees is not None and sees not in RUNGS:
         raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
@@ -109,6 +111,11 @@ def diagnose(
     watch("load", None)
     sample, scale = ladders.sample(arrays, arrays.train, seed)
     if len(sample.labels) < ladders.MIN_SEQUENCES:
+        early = [note for note in data_facts.facts(arrays) if note.note == "axes_swapped"]
+        if early and arrays.train.labels.shape[1] >= ladders.MIN_SEQUENCES:
+            read = axes_swapped(arrays)  # as they were meant, so that there is something to learn from
+            read = dataclasses.replace(read, notes=(*arrays.notes, *early))
+            return diagnose(read, **given, watch=watch)
         raise ConfigError(
             f"{len(sample.labels)} sequences can be used: expected {ladders.MIN_SEQUENCES} or more, to learn from "
             f"some and be judged on others"
@@ -161,13 +168,13 @@ def diagnose(
             values["ladder"], arrays.num_classes, observed_loss, observed_val_loss, sees=sees, linear=linear
         )
     values |= readings
-    every = (*arrays.notes, *notes)
+    every = tuple(dict.fromkeys((*arrays.notes, *notes)))
     found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked)
     lap("findings")
     causes = {cause.note for cause in every if cause.note in CAUSES}
     values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
     values["findings"] = [finding._asdict() for finding in found]
-    values["verdict"] = verdict(values, climbed, found)
+    values["verdict"] = verdict(values, climbed, found, looked)
     values["environment"] = environment(seconds)
     return plain(values)
 
@@ -277,7 +284,8 @@ def findings(
     for name, (cause, remedy) in CAUSES.items():
         for note in notes:
             if note.note == name:
-                found.append(Finding(cause, note.value, (note.value, note.value), note.where, remedy))
+                text = f"{note.where[0].upper()}{note.where[1:]}."
+                found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
     found += _unrelated(arrays, climbed)
     found += _repeated(notes, climbed, swaps)
     found += _shifted(climbed, swaps)
@@ -331,6 +339,7 @@ def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
                     (size - 1.96 * error, size + 1.96 * error),
                     f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
                     f"{remedy.format(needed)} It can reach {nats(after)}.",
+                    after,
                 )
             )
     return sorted(found, key=lambda finding: -finding.value)
@@ -428,8 +437,8 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
     size, error = gain(climbed, ("nothing", None), best)
     prior = climbed.rungs[0].loss or 0.0
-    settled = next(r.settled for r in climbed.rungs if (r.rung, r.family) == best)
-    if prior < 5 * WORTH_IT or not settled or size + 1.96 * error > WORTH_IT:
+    reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
+    if prior < 5 * WORTH_IT or reach > ladders.SETTLED or size + 1.96 * error > WORTH_IT:
         return []
     text = f"No input tells anything about the labels: the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
@@ -440,14 +449,23 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     return [Finding("labels_unrelated", prior - size, (prior - size - 1.96 * error, prior), text, remedy)]
 
 
-def verdict(values: dict[str, Any], climbed: Ladder, found: list[Finding]) -> dict[str, Any]:
+def verdict(
+    values: dict[str, Any], climbed: Ladder, found: list[Finding], looked: Looked | None
+) -> dict[str, Any]:
     """`verdict` of the result: the first finding, or what can be said without one."""
     prior, best = climbed.rungs[0], climbed.rungs[-1] if climbed.rungs[-1].loss is not None else climbed.rungs[3]
-    remedies = [{"change": f.remedy, "reachable_loss": None, "kind": "estimate", "proviso": None} for f in found]
+    remedies = [
+        {"change": f.remedy, "reachable_loss": f.reachable_loss, "kind": "estimate", "proviso": None}
+        for f in found
+    ]
     text = values["sentence"]
+    # What a model reached is known, whatever the ladder can tell of the arrays.
+    unknown = climbed.sufficient[0] == "cannot_tell" if looked is None else not looked.reached
+    if looked is not None and looked.reached and looked.loss is not None:
+        text = f"This model reached what these arrays allow, {nats(looked.loss.mean)} nats per step. {text}"
     if found:
         cause, text = found[0].cause, f"{found[0].evidence} {text}"
-    elif climbed.sufficient[0] == "cannot_tell":
+    elif unknown:
         cause = "cannot_tell"
     elif best.settled and (best.loss or 0.0) > (prior.loss or 0.0) / 2:
         cause = "label_noise"

@@ -10,13 +10,17 @@ SIGMAS = 3.0
 
 
 class Finding(NamedTuple):
-    """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise."""
+    """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise.
+
+    reachable_loss: what can be had after the remedy, where the ladder tells.
+    """
 
     cause: str
     value: float
     ci95: tuple[float, float]
     evidence: str
     remedy: str
+    reachable_loss: float | None = None
 
 
 # The names of causes, most specific first: one that explains others stands before them.

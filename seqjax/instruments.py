@@ -34,6 +34,7 @@ INITS = 4  # initialisations: the fewest whose t-interval (3.2 standard errors) 
 TRAIN, VALIDATION = 2048, 512  # sequences
 WATCHED = 16  # sequences whose influences are read
 PLACES = 64  # steps that are swapped, at most
+FAR_STEPS = 16  # outputs whose use of far inputs is tried, at most
 SHRUNK = 0.1
 TINY = 1e-30  # for ratios of gradients: below it float32 soon ends
 
@@ -264,6 +265,24 @@ class Lab:
         losses = -np.take_along_axis(log_p, self.val.labels[:EVALUATED, :, None].astype(int), -1)[..., 0]
         mask = self.val.mask[:EVALUATED]
         return float(losses.sum(where=mask) / mask.sum())
+
+    def worth_of_far(self, params: Any, distance: int) -> tuple[np.ndarray, np.ndarray]:
+        """`[N, K]` nats by which the loss of K steps rises when inputs so far from them are another sequence's.
+
+        And the mask `[N, K]`.  Next to nothing where the model makes no use of them.
+        """
+        x, mask = self.val.inputs[:EVALUATED], self.val.mask[:EVALUATED]
+        steps = mask.shape[1]
+        has_far = np.arange(steps)[(np.arange(steps) >= distance) | (np.arange(steps) < steps - distance)]
+        some = has_far[np.unique(np.linspace(0, len(has_far) - 1, min(len(has_far), FAR_STEPS)).astype(int))]
+        labels = self.val.labels[:EVALUATED, :, None].astype(int)
+        given = np.take_along_axis(self.log_p(params, x), labels, -1)[..., 0]
+        rises = []
+        for t in some:
+            far = np.abs(np.arange(steps) - t) >= distance
+            swapped = np.where(far[None, :, None], np.roll(x, 1, 0), x)
+            rises.append(given[:, t] - np.take_along_axis(self.log_p(params, swapped), labels, -1)[:, t, 0])
+        return np.stack(rises, 1), mask[:, some]
 
     def influences(self, params: Any) -> dict[str, np.ndarray]:
         """How far outputs move with the inputs of a step, by the distance between the two `[T]`; NaN: not read.

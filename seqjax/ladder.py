@@ -73,8 +73,8 @@ class Rung(NamedTuple):
     """A rung under one family; losses in nats per scored step.
 
     loss: held out; None where it was not computed, and then reason says why.  ci95: its interval.
-    settled: more sequences would not lower it by much.  twice_the_data: what twice as many would give.
-    reach: nats by which they may lower it at most.
+    settled: neither more sequences nor another probe would lower it by much: `stuck_steps` are a riddle, or noise.
+    twice_the_data: what twice as many sequences would give.  reach: nats by which more may lower it at most.
     curve: sequences learnt from, and the loss with them.
     confined: the loss when its probabilities go through a softmax again, and its interval.
     """
@@ -413,6 +413,7 @@ def climb(data: Batch, num_classes: int) -> Ladder:
     )
     first = folds == 0
     draws = ratio_draws(np.stack(list(ladder.losses.values())), counts)
+    stuck = stuck_steps(ladder)
     for key in KEYS:
         if key not in ladder.losses:
             reason = "there is one step" if steps == 1 else "too many steps and features for a weight each"
@@ -423,7 +424,9 @@ def climb(data: Batch, num_classes: int) -> Ladder:
         loss_half = float(half[key].sum() / counts[first].sum())
         low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2))
         wider = np.sqrt(1 + fold_error(losses, counts, folds) / max(drawn.var(), 1e-18))
-        gain = reach = 0.0
+        gain = reach = riddle = 0.0
+        if key[1] == "nonlinear" and key[0] in (ACROSS if steps > 1 else LOOKING):
+            riddle = float((ladder.by_step[key] * at_step)[stuck].sum() / counts.sum())
         if key[0] in LOOKING:
             gain = max(0.0, loss_half - losses[first].sum() / counts[first].sum())
             least = weights_of(*key, steps, data.inputs.shape[2]) / (2 * parts.num_train[0])
@@ -432,8 +435,11 @@ def climb(data: Batch, num_classes: int) -> Ladder:
             Rung(
                 *key,
                 loss=loss,
-                ci95=(max(0.0, float(loss - wider * (loss - low) - reach)), float(loss + wider * (high - loss))),
-                settled=bool(min(reach, loss) <= SETTLED),
+                ci95=(
+                    max(0.0, float(loss - wider * (loss - low) - max(reach, riddle))),
+                    float(loss + wider * (high - loss)),
+                ),
+                settled=bool(min(max(reach, riddle), loss) <= SETTLED),
                 reach=float(reach),
                 twice_the_data=max(0.0, loss - gain * 2**-0.5),  # of what falls as n^-1/2, if the half was n
                 curve={"num_sequences": [int(k) for k in parts.num_train[1::-1]], "loss": [loss_half, loss]},
@@ -466,21 +472,24 @@ def beats(ladder: Ladder, key: Key) -> list[Key]:
     ]
 
 
-def unexplained(ladder: Ladder) -> float:
-    """The share of what the position leaves open that stands at steps where no probe learnt anything.
+def stuck_steps(ladder: Ladder) -> np.ndarray:
+    """`[T]`, the steps where no probe learnt anything though the position leaves the label open.
 
     There the labels depend on the inputs in a way that probes do not find, as a parity of many steps is; or they
     are noise, which is to be believed where other steps, that were learnt, are left with nearly as much.
     """
     best = ladder.by_step[KEYS[-1] if KEYS[-1] in ladder.by_step else KEYS[3]]
-    position, left_open = (
-        ladder.by_step["position", None],
-        ladder.by_step["position", None] * ladder.data.mask.sum(0),
-    )
+    position = ladder.by_step["position", None]
     stuck = (position - best < np.maximum(WORTH_IT, 0.02 * position)) & (position > 0.05)
     if stuck.any() and not stuck.all():
         stuck &= best > 1.5 * np.median(best[~stuck]) + 0.05
-    return float(left_open[stuck].sum() / max(left_open.sum(), 1e-9))
+    return stuck
+
+
+def unexplained(ladder: Ladder) -> float:
+    """The share of what the position leaves open that stands at steps where no probe learnt anything."""
+    left_open = ladder.by_step["position", None] * ladder.data.mask.sum(0)
+    return float(left_open[stuck_steps(ladder)].sum() / max(left_open.sum(), 1e-9))
 
 
 def sufficient(ladder: Ladder) -> Key:

@@ -20,7 +20,8 @@ from seqjax.observed import nats, rounding
 
 ROUNDING = 1e-4  # relative, of a loss: sums in single precision
 BY_ACCIDENT = 0.02  # the share of healthy numbers, somewhere near, that one of the table would fit
-CLIP = 1e-7  # Keras' epsilon
+CLIP = 1e-7  # Keras' epsilon; from one it is 1.2e-7 in single precision
+NEAR_ONE = float(np.float32(1) - np.float32(CLIP))
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -177,14 +178,14 @@ def wrong_losses(e: Evaluated) -> Iterator[Evaluation]:
         words = "the mean of -p[label] (a loss that takes log-probabilities was given probabilities)"
         yield Evaluation(words, *e.mean(-of_labels(p, e.labels)), "wrong_loss")
     if e.kind in ("logits", "logit"):
-        clipped = np.clip(e.raw, CLIP, 1 - CLIP)
+        clipped = np.clip(e.raw, CLIP, NEAR_ONE)
         if binary:
             unit = clipped[..., 0]
             as_p = -np.where(e.labels == 1, np.log(unit), np.log(1 - unit))
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
                 shares = np.nan_to_num(e.raw / e.raw.sum(-1, keepdims=True))
-            as_p = -np.log(np.clip(of_labels(shares, e.labels), CLIP, 1 - CLIP))
+            as_p = -np.log(np.clip(of_labels(shares, e.labels), CLIP, NEAR_ONE))
             words = "-log of the clipped raw output (a loss that takes probabilities was given logits)"
             yield Evaluation(words, *e.mean(-np.log(of_labels(clipped, e.labels))), "logits_as_probabilities")
             words = "the mean of the negative raw output (a loss that takes log-probabilities was given logits)"
@@ -229,7 +230,7 @@ def wrong_losses(e: Evaluated) -> Iterator[Evaluation]:
     yield Evaluation("the mean squared error over the classes", *e.mean(squares.mean(-1)))
     yield Evaluation("the squared error summed over the classes", *e.mean(squares.sum(-1)))
     if not binary:
-        q = np.clip(p, CLIP, 1 - CLIP)
+        q = np.clip(p, CLIP, NEAR_ONE)
         each = -(hot * np.log(q) + (1 - hot) * np.log(1 - q))
         yield Evaluation("the binary cross-entropy over one-hot classes", *e.mean(each.mean(-1)))
         yield Evaluation("the loss divided by the number of classes", mean / classes, error / classes)

@@ -332,20 +332,23 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
         return None  # not seen, for all that can be told
     # The noise of a mean over all steps of training, in units of what one step gives.
     limit = float((seen.updates * BATCH * lab.train.mask.sum(1).mean()) ** -0.5)
-    shares = [
-        np.log10([max(most(c[needs:]) / max(most(c), TINY), TINY) for c in seen.curves(when)])
-        for when in ("before", "after")
-    ]
-    low, high = interval(shares[1])
-    if max(high, interval(shares[0])[1]) >= np.log10(limit):
+    share = np.log10([max(most(c[needs:]) / max(most(c), TINY), TINY) for c in seen.curves("before")])
+    low, high = interval(share)
+    if high >= np.log10(limit):
         return None
-    value = float(10 ** shares[1].mean())
+    # Afterwards the gradient may have grown by what was learnt by heart: what counts is whether it is of use.
+    tried = [lab.worth_of_far(run.state.params, needs) for run in seen.runs]
+    worth = estimate(np.stack([rises for rises, _ in tried]), tried[0][1])
+    if worth.mean > SIGMAS * worth.se:
+        return None
+    value = float(10 ** share.mean())
     return Finding(
         "vanishing_gradient",
         value,
         (float(10**low), float(10**high)),
-        f"The labels need inputs {needs} steps away, whose gradient is {value:.1e} (value) of the largest: "
-        f"below the {limit:.1e} that training can tell from noise; {seen.left}.",
+        f"The labels need inputs {needs} steps away, whose gradient at the start is {value:.1e} (value) of the "
+        f"largest, below the {limit:.1e} that training can tell from noise; {seen.left}, and inputs so far away "
+        f"are worth {worth.mean:.3f} ± {1.96 * worth.se:.3f} to it.",
         "Use a gated recurrence that starts by remembering (LSTM with a forget bias of 1 or more), orthogonal "
         "recurrent weights, attention, or connections that skip steps.",
     )

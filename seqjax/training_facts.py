@@ -4,8 +4,8 @@ Imports `batch`, `findings`, `observed` and `outputs`.  Losses are nats per scor
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.outputs import Outputs
 
+CONTROL_STEPS = 16  # as `control_data` cuts sequences
 CLIP = 1e-7  # Keras' epsilon: probabilities are kept so far from 0 and 1
 UNIT_KINDS = ("sigmoid", "logit")
 
@@ -125,10 +126,10 @@ FORMS = (
          "Give the loss logits, or tell it that it is given probabilities: one softmax, not two."),
     Form("probabilities_as_logits", _sigmoid_twice, "a sigmoid applied to the outputs' probabilities once more",
          "Give the loss logits, or tell it that it is given probabilities: one sigmoid, not two."),
-    Form("logits_as_probabilities", _normalised, "raw outputs divided by their sum and clipped, as Keras does with "
-         "what it takes for probabilities", LOGITS_REMEDY),
+    Form("logits_as_probabilities", _normalised, "raw outputs divided by their sum and clipped, as Keras does "
+         "with what it takes for probabilities", LOGITS_REMEDY),
     Form("logits_as_probabilities", _clipped, "the logarithm of raw outputs, clipped to 0..1", LOGITS_REMEDY),
-    Form("logits_as_probabilities", _no_logarithm, "minus the output itself, with no logarithm (as NLLLoss takes it)",
+    Form("logits_as_probabilities", _no_logarithm, "minus the output, with no logarithm (as NLLLoss takes it)",
          "NLLLoss takes log-probabilities: put a log_softmax before it, or use CrossEntropyLoss on logits."),
     Form("wrong_loss", _wrong_sign, "the log-likelihood with the wrong sign",
          "Minimise minus the log-likelihood: the sign of the loss is wrong."),
@@ -220,3 +221,158 @@ def course(losses: Sequence[float] | None) -> Course | None:
         first=float(values[0]),
         last=float(values[-1]),
     )
+
+
+# --- On their own data -------------------------------------------------------------------------------------------
+
+LOWER = "Divide the learning rate by 10, and again until the loss falls without leaps."
+RAISE = "Multiply the learning rate by 10, and again while the loss falls steadily; or train for more epochs."
+
+
+def read(
+    losses: Sequence[float] | None,
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    outputs_val: Outputs | None = None,
+    batch_val: Batch | None = None,
+    floor: float | None = None,
+    prior: float | None = None,
+    in_controls: Collection[str] | None = None,
+) -> list[Finding]:
+    """What a training on somebody's own data shows.
+
+    losses: by epoch, as their own code reported them.  outputs: of the trained model on `batch`, sequences that it
+        was trained on, inputs `[N, T, F]`; outputs_val, batch_val: on others.
+    floor: the lowest loss for a model that sees as much, from the ladder; prior: that of guessing (default: the
+        entropy of the batch's labels).  Without a floor nothing is said of how far training came.
+    in_controls: the causes that `controls.run` found, None where it was not run.  A wrong form of the loss that
+        fits here alone may do so by accident: it counts where controls found it too, or could not be asked.
+    """
+    found = score(outputs, batch)
+    guess = found.prior if prior is None else prior
+    curve = course(losses)
+    if curve is not None and not curve.finite:
+        return _diverged(losses or [], found, batch, in_controls)
+    if not found.finite:
+        return []
+    results = [*_form(losses, outputs, batch, found, in_controls), *_padding(losses, outputs, batch, found)]
+    if floor is not None:
+        results += _progress(losses, outputs, batch, found, guess, floor)
+    if outputs_val is not None and batch_val is not None:
+        results += _memorised(found, score(outputs_val, batch_val), guess, floor)
+    return results
+
+
+def _diverged(
+    losses: Sequence[float], found: Score, batch: Batch, in_controls: Collection[str] | None
+) -> list[Finding]:
+    """Losses that are not finite, though controls, which are short and at unit scale, stayed so."""
+    first = next(e for e, loss in enumerate(losses, 1) if not math.isfinite(loss))
+    if found.finite or (in_controls and {"input_scale", "learning_rate_high"} & set(in_controls)):
+        return []  # the loss alone, or said already
+    cause, remedy = "learning_rate_high", LOWER
+    text = f"The reported loss is not finite from epoch {first} on, and so are the outputs"
+    if in_controls is not None and batch.labels.shape[1] > CONTROL_STEPS:
+        cause, remedy = "exploding_gradient", "Clip the gradient's norm (at 1); then lower the learning rate."
+        text += (
+            f"; on controls of {CONTROL_STEPS} steps it stayed finite, on your {batch.labels.shape[1]} it did not"
+        )
+    return [Finding(cause, found.prior, (0.0, math.inf), f"{text}.", remedy)]
+
+
+def _form(
+    losses: Sequence[float] | None,
+    outputs: Outputs,
+    batch: Batch,
+    found: Score,
+    in_controls: Collection[str] | None,
+) -> list[Finding]:
+    what = told(losses or [], outputs, batch)
+    if what is None or what.form is None or (in_controls is not None and what.form.cause not in in_controls):
+        return []
+    last = float((losses or [math.nan])[-1])
+    gap, half = abs(last - what.own), 1.96 * math.hypot(what.error, found.error)
+    text = (
+        f"The reported loss is {nats(last)}, the outputs' own {nats(what.own)}, and {nats(what.value)} with "
+        f"{what.form.words}."
+    )
+    return [Finding(what.form.cause, gap, (gap - half, gap + half), text, what.form.remedy)]
+
+
+def _padding(losses: Sequence[float] | None, outputs: Outputs, batch: Batch, found: Score) -> list[Finding]:
+    """Whether the reported loss is a mean over padding too: of its labels, or of zeros."""
+    mask, labels = np.asarray(batch.mask), np.asarray(batch.labels)
+    if not losses or mask.all():
+        return []
+    last = float(losses[-1])
+    moved = abs(last - float(losses[-2])) if len(losses) > 1 else 0.0
+    everywhere = np.ones_like(mask)
+    values = -chosen(outputs.log_p, labels)
+    for values_of, cause, words, remedy in (
+        (values, "mask_ignored", "over padding too", "Multiply each step's loss by the mask, divide by its sum."),
+        (
+            np.where(mask, values, 0),
+            "metric_disagrees",
+            "divided by all steps, padding too",
+            "Divide the masked sum by the number of scored steps.",
+        ),
+    ):
+        value, error = mean_and_error(values_of, everywhere)
+        tolerance = max(WORTH_IT / 2, moved, SIGMAS * error)
+        if abs(last - value) <= tolerance and abs(last - found.loss) > 3 * max(tolerance, SIGMAS * found.error):
+            gap, half = abs(found.loss - last), 1.96 * math.hypot(error, found.error)
+            text = (
+                f"The reported loss {nats(last)} is the mean {words} ({nats(value)}); scored steps alone have "
+                f"{nats(found.loss)}."
+            )
+            return [Finding(cause, gap, (gap - half, gap + half), text, remedy)]
+    return []
+
+
+def _progress(
+    losses: Sequence[float] | None, outputs: Outputs, batch: Batch, found: Score, prior: float, floor: float
+) -> list[Finding]:
+    """How far training came of what there is, and how it stopped.  One cause at most, the surest first."""
+    left, there = found.loss - floor, prior - floor
+    if left <= max(WORTH_IT, SIGMAS * found.error) or there <= 2 * WORTH_IT:
+        return []
+    interval = (left - 1.96 * found.error, left + 1.96 * found.error)
+    curve = course(losses)
+    short = f"it stopped {nats(left)} above the {nats(floor)} that there is to reach"
+    values = list(losses or [])
+    late = np.diff(values[len(values) // 2 :]) if len(values) > 3 else np.zeros(0)
+    if len(late) and late.max() > REACHED * prior:
+        text = f"Late in training the reported loss rose by {nats(float(late.max()))} in one epoch; {short}."
+        return [Finding("learning_rate_high", left, interval, text, LOWER)]
+    if left < there / 2:
+        return []
+    if curve and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0:
+        each = curve.falling / max(1, len(values) - 1 - len(values) // 2)
+        text = (
+            f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "
+            f"there is was left: {short}."
+        )
+        return [Finding("learning_rate_low", left, interval, text, RAISE)]
+    spread = float(outputs.log_p[np.asarray(batch.mask)].std(0).max())
+    if spread < REACHED and abs(found.loss - prior) <= max(WORTH_IT, SIGMAS * found.error):
+        text = (
+            f"Outputs give each class its frequency, whatever the input (log-probabilities spread by "
+            f"{spread:.2g}): the loss {nats(found.loss)} is that of guessing, {nats(floor)} is there to reach."
+        )
+        remedy = "Only the last bias learns: look for dead or saturated units, a cut gradient, or unscaled inputs."
+        return [Finding("stuck_at_prior", left, interval, text, remedy)]
+    return []
+
+
+def _memorised(found: Score, val: Score, prior: float, floor: float | None) -> list[Finding]:
+    gap, error = val.loss - found.loss, math.hypot(found.error, val.error)
+    if not val.finite or gap <= max(WORTH_IT, REACHED * prior, SIGMAS * error):
+        return []
+    if floor is not None and val.loss <= floor + max(WORTH_IT, SIGMAS * val.error):
+        return []
+    text = f"Training sequences have {nats(found.loss)}, others {nats(val.loss)}: {nats(gap)} was learnt by heart."
+    remedy = (
+        "More sequences, a smaller model, dropout or weight decay; or stop where the validation loss is lowest."
+    )
+    return [Finding("generalisation", gap, (gap - 1.96 * error, gap + 1.96 * error), text, remedy)]

@@ -44,7 +44,7 @@ def wrong_sign(outputs: Any, y: Any, mask: Any) -> Any:
 
 
 @functools.cache
-def _compiled(model: str, steps: int, features: int, classes: int, optimizer: Any, loss: Any, batch: int, change: Any):
+def _compiled(model: str, steps: int, features: int, classes: int, optimizer: Any, loss: Any, batch: int, change):
     config = Config(model=model, seq_len=steps, num_features=features, num_samples=1000)
     net = models.build(config, features, classes)
     apply = change(net.apply) if change else net.apply
@@ -81,15 +81,16 @@ def training(
     losses_too: bool = True,
     seeded: bool = True,
 ) -> Callable[..., Any]:
-    """`fit`.  change: `apply -> apply`.  of_data: what the training makes of its arrays.  outputs: what predict returns.
+    """`fit`.  change: `apply -> apply`.  of_data: what the training makes of its arrays.
 
-    num_classes: of the model; otherwise those of the labels.
+    outputs: what predict returns of logits.  num_classes: of the model; otherwise those of the labels.
     """
     rng = np.random.default_rng(0)
 
     def fit(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Any:
         classes = num_classes or int(y.max()) + 1
-        init, epoch, apply = _compiled(model, x.shape[1], x.shape[2], classes, optimizer, loss, min(batch, len(x)), change)
+        sizes = x.shape[1], x.shape[2], classes
+        init, epoch, apply = _compiled(model, *sizes, optimizer, loss, min(batch, len(x)), change)
         key = jax.random.key(0 if seeded else int(rng.integers(2**31)))
         params = init(key)
         state, history = optimizer.init(params), []

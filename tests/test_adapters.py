@@ -328,6 +328,14 @@ def test_linen_with_variables_is_trained():
     close(as_predict((plain, variables["params"]), tokens=True)(TOKENS), plain.apply(variables, TOKENS[..., 0]))
 
 
+def test_a_factory_may_have_loaded_what_was_trained():
+    module = Linen()
+    variables = module.init(jax.random.key(5), X, train=False)
+    model = as_trainable(lambda: (module, variables), X, C)
+    assert model.trained
+    close(model.apply(model.params, X), module.apply(variables, X, train=False))
+
+
 def test_linen_without_variables_does_not_predict():
     with pytest.raises(
         ConfigError, match=r"^--predict: Linen has no parameters: expected .*\(module, variables\)"
@@ -384,7 +392,7 @@ def test_nnx(obj):
     model = as_trainable(obj, X, C)
     if inspect.isclass(obj):
         check_trainable(model, "flax.nnx")
-    assert (model.params is None) == (not isinstance(obj, nnx.Module))
+    assert (model.params is None) == inspect.isclass(obj)
 
 
 def test_nnx_keeps_its_parameters_and_its_mode():
@@ -505,7 +513,7 @@ def test_equinox(form):
     own = jax.vmap(eqx.nn.inference_mode(module))(X)
     params = eqx.filter(module, eqx.is_inexact_array)
     close(model.apply(params, X), own)
-    assert (model.params is None) == (form != "module")
+    assert (model.params is None) == (form == "class")
     one = drops(model, params)
     assert np.abs(one[0] - one[1]).max() > 0.05
     close(as_predict(eqx.nn.inference_mode(module))(X), own)
@@ -571,7 +579,7 @@ def test_keras(form):
     values = [jnp.array(v.value) for v in model.trainable_variables]
     close(got.apply(values, X), model(X, training=False))
     close(as_predict(model)(X), model(X, training=False))
-    assert (got.params is None) == (form != "model")
+    assert (got.params is None) == (form == "unbuilt")
     assert got.trained is False
     drops(got, values, 0.005)
 
@@ -590,6 +598,18 @@ def test_keras_parameters_are_drawn_by_their_initialisers():
     kernel = np.asarray(drawn[names.index("kernel")])
     assert kernel.min() < 0 < kernel.max()
     assert np.abs(kernel).max() <= np.sqrt(6 / (F + 32))  # Glorot's bound
+
+
+@frameworks
+def test_errors_while_keras_builds_are_the_users():
+    keras = need("keras")
+
+    class Broken(keras.Model):
+        def call(self, x):
+            raise ValueError("not like this")
+
+    with pytest.raises(UserCodeError, match=r"^--model: Broken raised ValueError: .*not like this"):
+        as_trainable(Broken(), X, C)
 
 
 @frameworks

@@ -1,0 +1,239 @@
+"""A training that learns nothing, though the label stands among the features: which mistake is it?
+
+Imports `batch`, `control_data`, `control_findings`, `control_trials`, `findings`, `observed` and
+`training_facts`.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from seqjax import control_data as data
+from seqjax import training_facts as facts
+from seqjax.batch import Batch
+from seqjax.control_data import Shape
+from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow
+from seqjax.control_trials import Trainer, Trial
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.observed import REACHED, nats
+
+ONE_BATCH = 32  # sequences that most trainings take at once
+
+
+def reversed_labels(shape: Shape) -> Callable[[Batch], Batch]:
+    """The classes in use the other way round: what was rare is common."""
+
+    def change(batch: Batch) -> Batch:
+        place = np.searchsorted(shape.classes, batch.labels)
+        return batch._replace(labels=shape.classes[::-1][place])
+
+    return change
+
+
+def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
+    """What each class is called, where nine in ten steps of each class agree and none is called rightly.
+
+    It has to be sure of it: under these names more than half of what was there is learnt.  Outputs that were never
+    trained call classes something too.
+    """
+    assert trial.outputs is not None
+    assert trial.score is not None
+    named = trial.outputs.log_p.argmax(-1)
+    labels, mask = trial.test.labels, trial.test.mask
+    names = {}
+    for c in shape.classes:
+        votes = np.bincount(named[mask & (labels == c)], minlength=1)
+        if votes.max() < (1 - REACHED) * votes.sum():
+            return None
+        names[int(c)] = int(votes.argmax())
+    if any(a == b for a, b in names.items()) or len(set(names.values())) == 1:
+        return None
+    as_named = np.vectorize(names.get)(labels)
+    loss, _ = facts.mean_and_error(-facts.chosen(trial.outputs.log_p, as_named), mask)
+    return names if loss < trial.score.prior / 2 else None
+
+
+def knows_prior(trial: Trial, shape: Shape) -> bool:
+    """Its mean outputs are the labels' frequencies: nearer by three quarters than outputs that are all alike."""
+    assert trial.outputs is not None
+    labels, mask = trial.test.labels, trial.test.mask
+    frequencies = np.bincount(labels[mask], minlength=trial.outputs.log_p.shape[-1])[shape.classes] / mask.sum()
+    mean = np.exp(trial.outputs.log_p[mask]).mean(0)[shape.classes]
+    own, best = -float(frequencies @ np.log(mean + 1e-12)), data.entropy(frequencies)
+    return own - best <= 0.25 * (math.log(len(shape.classes)) - best)
+
+
+def response(trial: Trial, shape: Shape) -> float:
+    """How far outputs differ between inputs: the spread of the log-odds of the first against the last class."""
+    assert trial.outputs is not None
+    odds = trial.outputs.log_p[..., shape.classes[0]] - trial.outputs.log_p[..., shape.classes[-1]]
+    return float(odds[trial.test.mask].std())
+
+
+def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
+    """Why a training learns nothing of a label that stands among the features."""
+    assert own.score is not None
+    assert own.outputs is not None
+    shape, score, n = trainer.shape, own.score, own.n
+    curve, losses = facts.course(own.losses), own.losses or []
+    reported = f"the reported loss is {counted(losses[-1])}" if losses else "no loss was reported"
+
+    def found(cause: str, evidence: str, remedy: str) -> list[Finding]:
+        return [finding(cause, own, 0.0, f"One feature is the label: {evidence}.", remedy)]
+
+    if not math.isfinite(sum(losses)) or not score.finite:
+        return not_finite(trainer, own)
+    if names := renamed(own, shape):
+        told = ", ".join(f"{a} as {b}" for a, b in names.items())
+        same = "each class is surely called by another's name"
+        return found(
+            "wrong_loss",
+            f"{same} ({told}), accuracy {score.accuracy:.3f}",
+            "Check that classes are counted from 0 in the loss too, and the sign of the loss.",
+        )
+    least = float(shape.frequencies.min())
+    if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > 2 * math.log(shape.num_classes):
+        return found(
+            "wrong_loss",
+            f"accuracy {score.accuracy:.3f}, far below the {least:.3f} of naming the rarest class; {reported}",
+            "The loss has the wrong sign: minimise it, do not maximise it.",
+        )
+    flipped = trainer.run(data.own, n, reversed_labels(shape))
+    if flipped.score is None or flipped.outputs is None:
+        return []
+    forms = confirmed([("own_feature", own), ("own_feature", flipped)])
+    if forms:
+        return forms
+    if losses and min(losses) >= 0 and losses[-1] < 0.5 * score.prior:
+        random = trainer.run(data.at_random, n)
+        if leak := leaked(random, own, []):
+            return [leak]
+        return found(
+            "does_not_train",
+            f"{reported}, yet the outputs that predict gives have {nats(score.loss)}",
+            "Predict with the parameters that were trained: those that it uses know nothing.",
+        )
+    if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape):
+        return [hot]
+    jumps = curve is not None and curve.jump > REACHED * score.prior
+    if score.loss > 2 * math.log(shape.num_classes) or (jumps and score.loss > score.prior + WORTH_IT):
+        text = (
+            f"the loss is {nats(score.loss)} where guessing gives {nats(score.prior)}, outputs are sure and wrong"
+        )
+        jump = f"; from one epoch to the next it rose by {nats(curve.jump)}" if curve and jumps else ""
+        return found("learning_rate_high", text + jump, facts.LOWER)
+    if knows_prior(own, shape) and knows_prior(flipped, shape):
+        short = trainer.run(data.own, 64)
+        before = response(short, shape) if short.outputs is not None else 0.0
+        after = response(own, shape)
+        what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, "
+        what += f"guessing {nats(score.prior)})"
+        if after > 1e-6 and before > 3 * after:
+            return found(
+                "wrong_loss",
+                f"{what}; training pulled them together (log-odds spread {before:.2g} after a "
+                f"few updates, {after:.2g} at the end), so labels do not meet their own outputs in the loss",
+                "Compare the shapes of outputs and labels in the loss: [M, 1] against [M] broadcasts to "
+                "[M, M]; and keep x and y in one order.",
+            )
+        return found(
+            "stuck_at_prior",
+            f"{what}; their log-odds spread by {after:.2g}",
+            "Only the last bias learns: look for dead or saturated units, a cut gradient, inputs far from "
+            "unit scale, or a penalty that is too strong.",
+        )
+    if curve and curve.steady and not curve.flat:
+        return [slow(own, 1.0)]
+    if follows(own, flipped, shape):
+        return found(
+            "learning_rate_low",
+            f"after training on reversed labels outputs differ by "
+            f"{np.abs(own.outputs.log_p - flipped.outputs.log_p).mean():.1g} nats, in the right direction",
+            facts.RAISE,
+        )
+    moved = "the loss did not move" if curve and curve.flat else reported
+    return found(
+        "does_not_train",
+        f"{moved}; outputs know neither the feature nor how often a class occurs "
+        f"({nats(score.loss)}, guessing {nats(score.prior)}), whichever way round the labels are",
+        "Look whether the optimiser holds these parameters, the gradient reaches them, and each update is "
+        "kept (optimizer.step(), params = ...).",
+    )
+
+
+def follows(own: Trial, flipped: Trial, shape: Shape) -> bool:
+    """Whether outputs differ toward the labels that they were trained on, by three standard errors.
+
+    They differ by less than a tenth of what they differ by between inputs: both trainings began with the same
+    parameters, else these would make the difference.
+    """
+    assert own.outputs is not None
+    assert flipped.predict is not None
+    assert flipped.outputs is not None
+    if len(flipped.test.inputs) != len(own.test.inputs) or not np.array_equal(
+        own.test.inputs, flipped.test.inputs
+    ):
+        return False
+    difference = own.outputs.log_p - flipped.outputs.log_p
+    if np.abs(difference).mean() > REACHED * own.outputs.log_p.std():
+        return False
+    toward = facts.chosen(difference, own.test.labels) - facts.chosen(difference, flipped.test.labels)
+    mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
+    each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
+    return bool(mean > SIGMAS * error and min(each) >= 0)
+
+
+def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
+    """A loss or outputs that are not finite: is it the size of the steps, or what the loss makes of sound outputs?
+
+    Steps that are too large leave outputs that are not finite.  Where these are finite and the loss is not, it is
+    the loss; also where it is not finite at the first parameters, before any step was taken: with as many
+    sequences as one batch holds, that is the first epoch's.
+    """
+    shape, losses = trainer.shape, own.losses or []
+    assert own.score is not None
+    first = next((e for e, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
+    when = f"the reported loss is not finite from epoch {first} on" if first else "outputs are not finite"
+    text = f"One feature is the label, and {when}"
+    value, interval = math.log(shape.num_classes), (0.0, math.inf)
+
+    def first_loss(change: Callable[[Batch], Batch]) -> tuple[bool, bool]:
+        """Whether the loss at the first parameters is finite, and the outputs after a few updates."""
+        trial = trainer.run(data.own, ONE_BATCH, change)
+        sound = trial.score is None or trial.score.finite
+        return bool(trial.losses) and math.isfinite((trial.losses or [math.nan])[0]), sound
+
+    loss_alone = first is not None and own.score.finite
+    if first == 1 and not loss_alone:
+        # Outputs that stay sound where the loss is not finite: too few sequences for a batch, none was trained on.
+        loss_alone = first_loss(lambda batch: batch) == (False, False)
+    if not loss_alone:
+        return [
+            Finding(
+                "learning_rate_high",
+                value,
+                interval,
+                f"{text}; outputs are not finite either: updates are too large.",
+                facts.LOWER,
+            )
+        ]
+    if first_loss(lambda batch: batch._replace(labels=np.zeros_like(batch.labels)))[0]:
+        return [
+            Finding(
+                "wrong_loss",
+                value,
+                interval,
+                f"{text}, but it is where every label is 0: some labels have no output of theirs.",
+                "Count classes from 0, and give the last layer an output for each.",
+            )
+        ]
+    return [
+        Finding(
+            "logits_as_probabilities",
+            value,
+            interval,
+            f"{text}, at sound outputs: the logarithm is taken of what is no probability.",
+            facts.LOGITS_REMEDY,
+        )
+    ]

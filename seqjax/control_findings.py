@@ -1,0 +1,310 @@
+"""How a training falls short of a control, and what that shows.
+
+Imports `control_data`, `control_trials`, `findings`, `observed` and `training_facts`.
+
+A training was set up for other data: on a small control it makes few updates, and stops early though nothing is
+wrong.  So what counts is how it falls short: see `state`.
+"""
+
+import math
+
+import numpy as np
+
+from seqjax import control_data as data
+from seqjax import training_facts as facts
+from seqjax.control_data import Shape
+from seqjax.control_trials import Trainer, Trial
+from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.observed import REACHED, nats
+from seqjax.training_facts import Score
+
+# --- How it falls short ------------------------------------------------------------------------------------------
+
+
+def state(score: Score, reachable: float) -> str:
+    """passed: nine tenths of what is there to reach.  learning: more than guessing, by three standard errors.
+    chance: no more."""
+    there = score.prior - reachable
+    if not score.finite:
+        return "chance"
+    by_loss = score.loss - 1.96 * score.error <= reachable + max(WORTH_IT, REACHED * there)
+    by_name = reachable == 0 and score.loss < score.prior
+    by_name &= score.accuracy >= 1 - REACHED * (1 - score.commonest)
+    if by_loss or by_name:
+        return "passed"
+    known = score.loss < score.prior - max(WORTH_IT, SIGMAS * score.error)
+    known |= score.accuracy > score.commonest + SIGMAS * max(score.accuracy_error, 1e-9)
+    return "learning" if known else "chance"
+
+
+def excess(trial: Trial, reachable: float) -> tuple[float, tuple[float, float]]:
+    """By how much the loss lies above what was there to reach, and its interval."""
+    assert trial.score is not None
+    low, high = trial.score.ci95
+    return trial.score.loss - reachable, (low - reachable, high - reachable)
+
+
+def finding(cause: str, trial: Trial, reachable: float, evidence: str, remedy: str) -> Finding:
+    return Finding(cause, *excess(trial, reachable), evidence, remedy)
+
+
+def counted(loss: float) -> str:
+    return nats(loss) if math.isfinite(loss) else str(loss)
+
+
+# --- What each control shows -------------------------------------------------------------------------------------
+
+
+def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
+    """A wrong form of the loss that explains what was reported on two controls or more, and no other does."""
+    found: dict[str, list[tuple[str, Trial, facts.Told]]] = {}
+    for name, trial in trials:
+        if (
+            trial.losses
+            and trial.outputs is not None
+            and (told := facts.told(trial.losses, trial.outputs, trial.test))
+        ):
+            found.setdefault(told.form.cause if told.form else "", []).append((name, trial, told))
+    found.pop("", None)
+    if len(found) != 1:
+        return []
+    cause, cases = next(iter(found.items()))
+    if len(cases) < 2:
+        return []
+    name, trial, told = max(cases, key=lambda case: abs(case[2].value - case[2].own))
+    assert told.form is not None
+    last = (trial.losses or [math.nan])[-1]
+    gap, half = last - told.own, 1.96 * told.error
+    return [
+        Finding(
+            cause,
+            abs(gap),
+            (abs(gap) - half, abs(gap) + half),
+            f"The reported loss on the control {name} is {nats(last)}; the outputs have {nats(told.own)}, and "
+            f"{nats(told.value)} with {told.form.words} ({len(cases)} controls agree).",
+            told.form.remedy,
+        )
+    ]
+
+
+def overshoot(trials: list[tuple[str, Trial]], shape: Shape) -> Finding | None:
+    """An epoch whose mean loss is three times that of outputs that say nothing, on two controls or more."""
+    limit = 3 * math.log(shape.num_classes)
+    high = [
+        (max(trial.losses), name, trial) for name, trial in trials if trial.losses and max(trial.losses) > limit
+    ]
+    if len(high) < 2:
+        return None
+    worst, name, _ = max(high, key=lambda h: h[0])
+    uniform = math.log(shape.num_classes)
+    return Finding(
+        "learning_rate_high",
+        worst - uniform,
+        (min(high, key=lambda h: h[0])[0] - uniform, worst - uniform),
+        f"An epoch's mean loss on the control {name} was {counted(worst)}; outputs that say nothing have "
+        f"{nats(uniform)} ({len(high)} controls agree).",
+        facts.LOWER,
+    )
+
+
+def slow(trial: Trial, ratio: float) -> Finding:
+    curve = facts.course(trial.losses)
+    assert curve is not None
+    epochs = len(trial.losses or [])
+    fell = (curve.first - curve.last) / max(1, epochs - 1)
+    return finding(
+        "learning_rate_low",
+        trial,
+        0.0,
+        f"One feature is the label: the reported loss falls in every epoch, by {fell:.1g} nats, and is "
+        f"{nats(curve.last)} after {epochs} epochs of {trial.n} sequences"
+        + (f"; {ratio:.0f} times as many, as in your data, would not halve it" if ratio > 1 else "")
+        + ".",
+        facts.RAISE,
+    )
+
+
+def too_slow(trial: Trial, reachable: float, ratio: float) -> bool:
+    """Whether a loss that falls would not come halfway to what is there, with `ratio` times the updates."""
+    curve = facts.course(trial.losses)
+    if curve is None or not curve.finite or curve.falling <= 0:
+        return False
+    return 2 * curve.falling * ratio < (curve.last - reachable) / 2
+
+
+def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
+    """Whether the reported loss on labels drawn at random says that the training sees them.
+
+    Sequences are the same ones again and again with other labels, so that nothing can be learnt by heart: no
+    training that does not see the labels gets below their entropy, given the input, in any epoch.  A loss on
+    another scale would look the same; so it has to fall as far as where the label is a feature, or to agree
+    with the outputs' loss on a control whose loss stays high.
+    """
+    if not random.losses or not own.losses or not all(map(math.isfinite, random.losses + own.losses)):
+        return None
+    lowest, last = min(random.losses), random.losses[-1]
+    score = random.score
+    if score is None or lowest < 0:
+        return None
+    prior = score.prior
+    margin = max(WORTH_IT, REACHED * prior)
+    scale_known = any(
+        t.score is not None
+        and t.score.loss > 0.5 * t.score.prior
+        and t.losses
+        and t.outputs is not None
+        and (told := facts.told(t.losses, t.outputs, t.test)) is not None
+        and told.form is None
+        for t in others
+    )
+    if prior - last <= margin or not (scale_known or abs(last - own.losses[-1]) <= margin):
+        return None
+    value = prior - last
+    half = 1.96 * score.error
+    return Finding(
+        "target_leak",
+        value,
+        (value - half, value + half),
+        f"Labels drawn at random, inputs that tell nothing of them: the reported loss is {nats(last)}, "
+        f"guessing gives {nats(prior)}, so the training sees the labels.",
+        "Find where labels enter the inputs: a target column in x, labels fed back unshifted, an "
+        "encoding computed from y.",
+    )
+
+
+def unstable(random: Trial) -> Finding | None:
+    """Labels at random, of which nothing can be learnt: does training end far above guessing, or rise?"""
+    score, curve = random.score, facts.course(random.losses)
+    if score is None:
+        return None
+    last = curve.last if curve and curve.finite else -math.inf
+    finite = score.finite and (curve is None or curve.finite)
+    worst = max(score.loss - SIGMAS * score.error, last) if finite else math.inf
+    # On labels that are noise a training settles; a rise from the first epoch to the last is updates that grow.
+    rising = curve is not None and curve.finite and curve.last - max(curve.first, score.prior) > WORTH_IT
+    if not rising and (worst <= score.prior * (1 + REACHED) or (curve and curve.steady)):
+        return None
+    if not finite:
+        return Finding(
+            "learning_rate_high",
+            score.prior,
+            (0.0, math.inf),
+            "Labels drawn at random, of which nothing can be learnt: losses or outputs become infinite.",
+            facts.LOWER,
+        )
+    high = max(score.loss, last)
+    value = high - score.prior
+    half = 1.96 * score.error
+    interval = (value - half, value + half)
+    text = (
+        f"Labels drawn at random, of which nothing can be learnt: the training ends at {nats(high)}, "
+        f"guessing gives {nats(score.prior)}"
+    )
+    if rising and curve is not None:
+        return Finding(
+            "does_not_train",
+            value,
+            interval,
+            f"{text}, and rose from {nats(curve.first)}: updates grow.",
+            "Clear gradients before each update (optimizer.zero_grad()); else lower the learning rate.",
+        )
+    return Finding("learning_rate_high", value, interval, f"{text}: updates throw it about.", facts.LOWER)
+
+
+def padding_state(trainer: Trainer, own: Trial, trial: Trial) -> tuple[str, float]:
+    """respected, ignored, inverted or unclear; and the probability that padding gives to its wrong label.
+
+    Padding is labelled wrongly.  A training that counts it cannot tell it from steps that count but by their
+    position, and gives wrong labels the share r that padding has there: on the others it loses -log(1 - r).
+    """
+    assert own.score is not None
+    assert trial.score is not None
+    assert trial.outputs is not None
+    mask, score = np.asarray(trial.test.mask), trial.score
+    wrong = float(np.exp(facts.chosen(trial.outputs.log_p, trial.test.labels))[~mask].mean())
+    share = 1 - mask.mean(0)
+    ignoring = float((-np.log(1 - share) * mask.sum(0)).sum() / mask.sum())
+    least = float(trainer.shape.frequencies.min())
+    if wrong > 1 - REACHED and score.accuracy < least - SIGMAS * score.accuracy_error:
+        return "inverted", wrong
+    rise = score.loss - max(own.score.loss, 0.0)
+    if (
+        rise > ignoring / 2
+        and rise > SIGMAS * math.hypot(score.error, own.score.error)
+        and wrong > share.mean() / 2
+    ):
+        return "ignored", wrong
+    return ("respected" if rise <= max(WORTH_IT, REACHED * score.prior) else "unclear"), wrong
+
+
+def learns_empty_padding(trainer: Trainer, n: int) -> tuple[bool, float]:
+    """Whether steps of zeros beyond the mask are given the label that stands there; and how probable it is made.
+
+    A training may tell padding by its zeros, with no use of the mask: then it does not learn their label.
+    """
+    trial = trainer.run(lambda *args: data.padded(*args, empty=True), n)
+    if trial.outputs is None:
+        return False, math.nan
+    padding = ~np.asarray(trial.test.mask)
+    p = float(np.exp(facts.chosen(trial.outputs.log_p, trial.test.labels))[padding].mean())
+    return p > 1 - REACHED, p
+
+
+def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding | None, str]:
+    found, wrong = padding_state(trainer, own, trial)
+    assert trial.score is not None
+    assert own.score is not None
+    loss = f"scored steps have {nats(trial.score.loss)}, without padding {nats(own.score.loss)}"
+    if found == "inverted":
+        text = (
+            f"Steps beyond the mask get the (wrong) labels that stand there with probability {wrong:.2f}; {loss}."
+        )
+        return finding(
+            "mask_inverted", trial, 0.0, text, "Turn the mask round: true or 1 where a step counts."
+        ), found
+    if found == "ignored":
+        learns, p = learns_empty_padding(trainer, trial.n)
+        if not learns:
+            return None, "unclear"
+        text = f"Labels beyond the mask are learnt (zeros there get theirs with probability {p:.2f}); {loss}."
+        return finding(
+            "mask_ignored", trial, 0.0, text, "Multiply each step's loss by the mask, divide by its sum."
+        ), found
+    return None, found
+
+
+def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Finding:
+    """Outputs that move with the sequences beside: a recurrence over the batch, or something else."""
+    assert own.predict is not None
+    shape, few = trainer.shape, 32
+    x = np.asarray(own.test.inputs)[:few]
+    value, error = leak
+    interval = (value - 1.96 * error, value + 1.96 * error)
+    text = f"The same sequences among others move: log-probabilities by {value:.3g} nats on average"
+    base = trainer.read(own.predict, x).log_p
+    floor = 4 * float(np.abs(trainer.read(own.predict, x).log_p - base).max()) + 1e-5 * float(np.abs(base).max())
+    order = np.random.default_rng(0).permutation(len(x))
+    reordered = trainer.read(own.predict, x[order]).log_p[np.argsort(order)]
+    ordered = float(np.abs(reordered - base).max()) > floor
+    blind = shape.steps > 1
+    for s in range(shape.steps if blind and ordered else 0):
+        changed = x.copy()
+        changed[:, s] = np.asarray(own.test.inputs)[few : 2 * few, s]
+        others = np.arange(shape.steps) != s
+        blind &= float(np.abs(trainer.read(own.predict, changed).log_p - base)[:, others].max()) <= floor
+    if blind and ordered:
+        return Finding(
+            "batch_time_swapped",
+            value,
+            interval,
+            f"{text}, and no output moves with another step of its "
+            f"own sequence: the recurrence runs over the sequences of a batch.",
+            "Give the layer the axis order that it expects (batch_first=True), or swap axes 0 and 1.",
+        )
+    return Finding(
+        "batch_leak",
+        value,
+        interval,
+        f"{text}.",
+        "Look for statistics over the batch at prediction (evaluation mode), or a reshape that mixes sequences.",
+    )

@@ -1,0 +1,165 @@
+"""One training on one control: run, scored, and what its outputs see.
+
+Imports `adapters`, `batch`, `control_data`, `findings` and `training_facts`.
+"""
+
+import contextlib
+import io
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax import control_data as data
+from seqjax import training_facts as facts
+from seqjax.adapters import Outputs, as_predict, read_outputs
+from seqjax.batch import Batch
+from seqjax.control_data import Shape, View
+from seqjax.findings import SIGMAS
+from seqjax.training_facts import Score
+
+Fit = Callable[..., Any]
+
+
+class Trial(NamedTuple):
+    """One training on one control.  error: what kept it from an answer, and then there is no score."""
+
+    n: int
+    test: Batch
+    predict: Callable[[np.ndarray], Any] | None
+    losses: list[float] | None
+    outputs: Outputs | None
+    score: Score | None
+    error: str | None
+    seconds: float
+
+
+# --- One training ------------------------------------------------------------------------------------------------
+
+
+def losses_of(losses: Any) -> list[float] | None:
+    """Losses by epoch, from a list, an array, or a Keras history; None where there are none."""
+    losses = getattr(losses, "history", losses)
+    if isinstance(losses, dict):
+        losses = losses.get("loss")
+    if losses is None:
+        return None
+    try:
+        found = [float(loss) for loss in losses]
+    except (TypeError, ValueError):
+        return None
+    return found or None
+
+
+def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[float] | None]:
+    """`fit(x, y, mask)` with what it prints and warns of kept back: `(predict, losses by epoch or None)`."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fit(*(np.array(part) for part in batch))
+    predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    return as_predict(predict, "--fit"), losses_of(losses)
+
+
+class Trainer(NamedTuple):
+    """A person's fit and the shape of its data."""
+
+    fit: Fit
+    shape: Shape
+    seed: int
+    scaled: bool = False
+    tests: int | None = None
+
+    @property
+    def num_test(self) -> int:
+        return self.tests or int(np.clip(4096 // self.shape.steps, 256, 2048))
+
+    def read(self, predict: Callable[[np.ndarray], Any], x: np.ndarray) -> Outputs:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            raw = predict(x)
+        per = "sequence" if self.shape.per_sequence else "step"
+        return read_outputs(raw, len(x), self.shape.steps, self.shape.num_classes, per)
+
+    def run(self, draw: data.Draw, n: int, change: Callable[[Batch], Batch] = lambda batch: batch) -> Trial:
+        """Trains on n fresh sequences of a control, and judges on others."""
+        started = time.perf_counter()
+        rng = np.random.default_rng([self.seed, n])
+        batch = change(draw(self.shape, n, rng, self.scaled))
+        test = change(draw(self.shape, self.num_test, np.random.default_rng([self.seed, n, 1]), self.scaled))
+        predict = losses = outputs = score = error = None
+        try:
+            predict, losses = train(self.fit, batch)
+            outputs = self.read(predict, test.inputs)
+            score = facts.score(outputs, test)
+        except Exception as problem:  # whatever somebody's own code may raise
+            lines = str(problem).strip().splitlines()
+            error = lines[0] if lines else type(problem).__name__
+        return Trial(n, test, predict, losses, outputs, score, error, time.perf_counter() - started)
+
+
+# --- What a fitted model sees ------------------------------------------------------------------------------------
+
+
+class Sight(NamedTuple):
+    """view: None where it cannot be measured.  unordered `[T]`: other steps are seen as a set.
+    leak: the mean change of a log-probability when other sequences stand beside, its error, and whether it is one.
+    """
+
+    view: View | None
+    unordered: np.ndarray
+    leak: tuple[float, float] | None
+
+
+def sight(trainer: Trainer, trial: Trial) -> Sight:
+    """What the outputs of a fitted model see, from three calls on sequences of the control."""
+    assert trial.predict is not None
+    assert trial.outputs is not None
+    steps, x = trainer.shape.steps, np.asarray(trial.test.inputs)
+    n, rng = len(x), np.random.default_rng(0)
+    log_p = trial.outputs.log_p
+    again = trainer.read(trial.predict, x).log_p
+    gap = 4 * float(np.abs(again - log_p).max())
+    size = float(np.abs(log_p).max())
+
+    # Half of the sequences among others, all in another order.
+    half = n // 2
+    other = np.concatenate([x[:half], np.asarray(data.own(trainer.shape, n - half, rng, trainer.scaled).inputs)])
+    order = rng.permutation(n)
+    moved = trainer.read(trial.predict, other[order]).log_p[np.argsort(order)][:half]
+    changes = np.abs(moved - log_p[:half]).mean((1, 2))
+    mean, error = float(changes.mean()), float(changes.std() / np.sqrt(half))
+    # A hundredth of what outputs differ by between sequences: what is smaller nobody would chase.
+    leaks = mean - SIGMAS * error > max(gap, 0.01 * float(log_p.std()))
+
+    # For each of a few sequences: itself twice, each step swapped, and for each output the other steps shuffled.
+    variants = np.broadcast_to(np.arange(steps), (2 + 2 * steps, steps)).copy()
+    swapped = np.eye(steps, dtype=bool)
+    for t in range(steps):
+        rest = np.delete(np.arange(steps), t)
+        variants[2 + steps + t, rest] = np.roll(rest, 1)
+    bases = max(1, n // len(variants))
+    if bases * len(variants) > n:
+        return Sight(None, np.zeros(steps, bool), (mean, error) if leaks else None)
+    rows = x[:bases][:, variants]  # [R, V, T, F]
+    donors = x[bases : 2 * bases] if 2 * bases <= n else x[::-1][:bases]
+    rows[:, 2 : 2 + steps][:, swapped] = donors
+    flat = rows.reshape(-1, *x.shape[1:])
+    filled = np.concatenate([flat, x[len(flat) :]])
+    found = trainer.read(trial.predict, filled).log_p[: len(flat)].reshape(bases, len(variants), steps, -1)
+    change = np.abs(found[:, 1:] - found[:, :1]).max((0, 3))  # [V - 1, T]
+    # Rounding of float32 in sums of some hundred terms; and what two equal rows differ by.
+    tolerance = max(gap, 4 * float(change[0].max()), 1e-5 * size)
+    sees = (change[1 : 1 + steps] > tolerance).T
+    shuffled = change[1 + steps :][np.arange(steps), np.arange(steps)]
+    unordered = (shuffled <= tolerance) & ((sees & ~swapped).sum(1) >= 2)
+
+    constant = np.repeat(x[:, :1], steps, 1)
+    at = trainer.read(trial.predict, constant).log_p.swapaxes(0, 1)
+    classes = np.full(steps, -1)
+    for t in range(steps):
+        if classes[t] < 0:
+            alike = np.abs(at - at[t]).max((1, 2)) <= tolerance
+            classes[(classes < 0) & alike] = classes.max() + 1
+    return Sight(View(sees, classes), unordered, (mean, error) if leaks else None)
