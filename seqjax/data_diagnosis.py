@@ -338,7 +338,7 @@ def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
                     size,
                     (size - 1.96 * error, size + 1.96 * error),
                     f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
-                    f"{remedy.format(needed)} It can reach {nats(after)}.",
+                    remedy.format(needed),
                     after,
                 )
             )

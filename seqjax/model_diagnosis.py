@@ -404,7 +404,7 @@ def _history_unused(
     if not np.isfinite(rise).all() or rise.mean() + SIGMAS * error > max(REACHED * gain, WORTH_IT):
         return []
     text = (
-        f"It sees other steps and the labels need them, but when they are swapped for those of other sequences its "
+        f"It sees other steps and the labels need them, but when they are swapped for those of others its "
         f"loss rises by {nats(float(rise.mean()))} nats: what they tell, {nats(float(gain))} nats, is not used."
     )
     ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
