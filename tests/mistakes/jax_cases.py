@@ -396,10 +396,10 @@ def recurrence_of_three(seed, wrong):
 
 
 @case("vanishing_gradient", "model", "jax")
-def ten_sigmoid_layers(seed, wrong):
-    """Ten sigmoid layers, as deep networks were built once."""
+def sixteen_sigmoid_layers(seed, wrong):
+    """Sixteen sigmoid layers, as deep networks were built once."""
     d = draw("own", seed, 1900, 4, 7, 3)
-    net = layered(7, *[24] * 10, 3, act=jax.nn.sigmoid if wrong else jax.nn.relu, scale=1.0 if wrong else 1.4)
+    net = layered(7, *[24] * 16, 3, act=jax.nn.sigmoid if wrong else jax.nn.relu, scale=1.0 if wrong else 1.4)
     return models(d, (net.init, net.apply))
 
 

@@ -278,10 +278,11 @@ def wide_tanh(seed, wrong):
 
 
 @case("vanishing_gradient", "model", "keras")
-def twelve_sigmoids(seed, wrong):
-    """Twelve Dense layers with sigmoid: the loss does not leave ln 2."""
+def twenty_sigmoids(seed, wrong):
+    """Twenty Dense layers with sigmoid: the loss does not leave ln 2."""
     d = draw("own", seed, 850, 3, 8, 2)
-    parts = lambda: [Dense(24, "sigmoid" if wrong else "relu") for _ in range(12)]  # noqa: E731
+    act = "sigmoid" if wrong else "relu"
+    parts = lambda: [Dense(24, act, kernel_initializer="he_normal") for _ in range(20)]  # noqa: E731
     return models(d, lambda: stack(3, 8, *parts(), Dense(2, "softmax")), seed)
 
 
