@@ -53,7 +53,7 @@ MAX_STEPS = 2**18
 MAX_VALUES = 2**25  # 128 MiB of inputs
 SCALE_VALUES = 2**21  # of which the scale of each feature is taken
 MAX_TOKENS = 256  # one-hot; those beyond are one
-MAX_SLOPES = 2**21  # of a linear probe across steps, else it takes longer than all others together
+MAX_SLOPES = 2**17  # of a linear probe across steps, else it takes longer than all others together
 STOP_STEPS = 2**12
 CONFINED_SEQUENCES = 2_000
 FEW_STEPS = 3  # up to so many a pooled probe is as good as a recurrent one
@@ -196,9 +196,10 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     looking, across = (LOOKING, ACROSS) if steps > 1 else (LOOKING[:1], ())
     wide = bool(across) and steps * steps * features * num_classes <= MAX_SLOPES
     num_train = int(parts.num_train.min())
-    batch_size = int(np.clip(min(512 // steps, num_train // 4), 8, 128))
-    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.
-    members = 4 if num_train < 1_000 else 2 if num_train < 4_000 else 1
+    batch_size = int(np.clip(min(512 // steps, num_train // 4), 4 if steps > 64 else 8, 128))
+    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.  Long ones have
+    # many labels each, and take their time.
+    members = min(4 if num_train < 1_000 else 2 if num_train < 4_000 else 1, max(1, 64 // steps))
     updates = 512 // max(2, members)
     decay = float(np.clip(1000 / num_train, 0.01, 1))
     kinds = {
