@@ -25,8 +25,8 @@ ZEROS = 0.01  # a number that was computed is hardly ever exactly 0; of a ReLU a
 def form(e: Evaluated, small: Sequence[np.ndarray]) -> Finding | None:
     """The form of the outputs, by the most specific name.
 
-    small: raw outputs `[B, T, K]` of calls with few sequences, of different numbers, each of one batch; those of `e`
-        where there are none.
+    small: raw outputs `[B, T, K]` of calls with few sequences, of different numbers, each of one batch; those of
+        `e` where there are none.
     """
     for check in (single_unit_softmax, rectified, softmax_twice, sigmoid_twice):
         if check is rectified and (found := softmax_axis(e, small)):
