@@ -18,6 +18,7 @@ MAX_STEPS = CONTROL_STEPS  # enough for a memory to matter, few enough to be qui
 RARE = 1 / 41  # the rarer class of 40 : 1
 REPEATED = 8  # sequences that stand in for all: with labels drawn anew for each copy none can be memorised
 MEMORISED = 32
+NOISY = 0.1
 NOISE = 0.1  # of features that tell nothing, in units of those that do: little to learn by heart
 
 
@@ -157,6 +158,14 @@ def own(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = False) ->
     return Batch(show(events, shape, rng, scaled), shape.classes[events], scored(shape, n))
 
 
+def noisy(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = True) -> Batch:
+    """On the person's scale, one label in ten drawn anew: outputs that are sure of everything pay for it."""
+    events = draw_events(n, shape, rng)
+    again = rng.random((n, 1 if shape.per_sequence else shape.steps)) < NOISY
+    labels = np.where(again, draw_events(n, shape, rng), events)
+    return Batch(show(events, shape, rng, True), shape.classes[labels], scored(shape, n))
+
+
 def rare(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = False) -> Batch:
     """The first and the last class, 40 : 1."""
     p = np.zeros(len(shape.classes))
@@ -242,6 +251,11 @@ def _of_shift(back: Callable[[Shape], int]) -> Callable[[Shape, View], float]:
     return reachable
 
 
+def _of_noise(shape: Shape, view: View) -> float:
+    p = shape.frequencies
+    return float(p @ [entropy(row) for row in (1 - NOISY) * np.eye(len(p)) + NOISY * p])
+
+
 def _of_position(shape: Shape, view: View) -> float:
     labels = np.arange(shape.steps) % len(shape.classes)
     groups = [labels[view.position_classes == c] for c in np.unique(view.position_classes)]
@@ -262,7 +276,7 @@ def _of_last(shape: Shape, view: View) -> float:
 OTHER_STEPS = ("the step before", "the step after", "a step further back")
 CONTROLS = (
     Control("own_feature", own, _nothing, 1, "the training does not train"),
-    Control("user_scale", own, _nothing, 1, "the inputs are not scaled"),
+    Control("user_scale", noisy, _of_noise, 1, "the inputs are not scaled"),
     Control("random_labels", at_random, lambda shape, view: shape.prior, 1, "the training sees the labels"),
     Control("previous_step", shifted(lambda shape: 1), _of_shift(lambda shape: 1), 2, "there is no memory",
             needs=OTHER_STEPS[0]),

@@ -1,0 +1,116 @@
+"""Trainings in plain NumPy, each with one mistake at most: `fit(x, y, mask) -> (predict, losses)`.
+
+A linear model of the steps in a window, with a softmax; stochastic gradient descent.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def log_softmax(z: Array) -> Array:
+    z = z - z.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def hot(y: Array, count: int) -> Array:
+    return (y[..., None] == np.arange(count)).astype(float)
+
+
+# Losses: (logits, labels, mask) -> value, gradient by the logits.
+
+
+def cross_entropy(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    log_p, weight = log_softmax(z), mask[..., None] / max(mask.sum(), 1)
+    return float(-(weight * hot(y, z.shape[-1]) * log_p).sum()), weight * (np.exp(log_p) - hot(y, z.shape[-1]))
+
+
+def of_probabilities(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Softmax twice."""
+    p = np.exp(log_softmax(z))
+    value, slope = cross_entropy(p, y, mask)
+    return value, p * (slope - (p * slope).sum(-1, keepdims=True))
+
+
+def wrong_sign(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    value, slope = cross_entropy(z, y, mask)
+    return -value, -slope
+
+
+def no_logarithm(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
+    return float(-(weight * z).sum()), -weight
+
+
+def all_pairs(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """[M, 1] against [M]."""
+    log_p, mean = log_softmax(z), hot(y, z.shape[-1]).mean((0, 1))
+    size = mask.size
+    return float(-(log_p * mean).sum() / size), (np.exp(log_p) - mean) / size
+
+
+def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """The logarithm of raw outputs, which may be negative."""
+    weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(-(weight * np.log(z)).sum()), -weight / np.where(np.abs(z) < 1e-3, 1e-3, z)
+
+
+def training(
+    see: Sequence[int] = (0,),
+    rate: float = 1.0,
+    epochs: int = 6,
+    batch: int = 32,
+    loss: Callable[..., Any] = cross_entropy,
+    of_data: Callable[..., Any] = lambda x, y, mask: (x, y, mask),
+    shown: Callable[[Array], Array] = lambda z: z,
+    returns: Callable[[Array], Array] = lambda x: x,
+    frozen: bool = False,
+    never_cleared: bool = False,
+    keep: bool = True,
+    losses_too: bool = True,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Callable[..., Any]:
+    """`fit`.
+
+    see: offsets of the steps that an output sees.  of_data: what the training makes of its arrays.  shown: what
+    predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained.
+    """
+
+    def fit(x: Array, y: Array, mask: Array) -> Any:
+        count = num_classes or int(y.max()) + 1
+        x, y, mask = of_data(x, y, mask)
+        rng = np.random.default_rng(seed)
+        width = len(see) * x.shape[2]
+        w = rng.normal(0, 0.3, (width, count))
+        b, total, first, history = np.zeros(count), 0.0, w.copy(), []
+
+        def windows(x: Array) -> Array:
+            steps = x.shape[1]
+            t = np.arange(steps)
+            parts = [np.where(((t + k >= 0) & (t + k < steps))[:, None], np.roll(x, -k, 1), 0) for k in see]
+            return np.concatenate(parts, -1)
+
+        x = windows(np.asarray(x, float))
+        for _ in range(epochs):
+            order, values = rng.permutation(len(x)), []
+            for rows in np.split(order, range(batch, len(x), batch)):
+                value, slope = loss(x[rows] @ w + b, y[rows], mask[rows])
+                values.append(value)
+                step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])
+                total = total + step if never_cleared else step
+                if not frozen:
+                    w, b = w - rate * total[:-1], b - rate * total[-1]
+            history.append(float(np.mean(values)))
+        used = (w, b) if keep else (first, np.zeros(count))
+
+        def predict(x: Array) -> Array:
+            return shown(windows(returns(np.asarray(x, float))) @ used[0] + used[1])
+
+        return (predict, history) if losses_too else predict
+
+    return fit

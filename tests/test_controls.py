@@ -1,0 +1,305 @@
+"""The report card: healthy trainings pass what they can see, and each mistake is named beside its healthy twin."""
+
+import functools
+
+import fits
+import linear_fits as linear
+import numpy as np
+import optax
+import pytest
+
+from seqjax import arrays, control_data, controls
+from seqjax.findings import ORDER
+
+CAUSES = {cause for group in ORDER for cause in group}
+ROWS = [control.name for control in control_data.CONTROLS]
+
+
+def given(steps=4, features=4, classes=2, n=3000, scale=1.0, offset=0.0, padded=False, per_sequence=False):
+    rng = np.random.default_rng(0)
+    x = (offset + scale * rng.normal(size=(n, steps, features))).astype(np.float32)
+    y = rng.integers(0, classes, n if per_sequence else (n, steps))
+    mask = np.arange(steps) < rng.integers(1, steps + 1, (n, 1)) if padded else None
+    return arrays.load(x=x, y=y, mask=mask)
+
+
+def found(report):
+    return [finding.cause for finding in report.findings]
+
+
+def row(report, name):
+    return next(row for row in report.controls if row["control"] == name)
+
+
+def batch_mean(x):
+    return x + 0.5 * x.mean((0, 1))
+
+
+def along_batch(x):
+    """As a recurrence that takes axis 0 for time: a trace of the sequences before, and none of other steps."""
+    out = x.copy()
+    for n in range(1, len(x)):
+        out[n] += 0.5 * out[n - 1]
+    return out
+
+
+def with_labels(x, y, mask):
+    """A target column: labels are among the inputs of the training, and unknown at prediction."""
+    x = x.copy()
+    x[..., -1] = 4 * (y > 0)
+    return x, y, mask
+
+
+@functools.cache
+def shuffled_apart(seed):
+    return lambda x, y, mask: (x[np.random.default_rng(seed).permutation(len(x))], y, mask)
+
+
+# The mistake, its training and the arrays; the twin is the same without it.
+MISTAKES = {
+    "frozen": ("does_not_train", {"frozen": True}, {}),
+    "frozen_without_losses": ("does_not_train", {"frozen": True, "losses_too": False}, {"classes": 3}),
+    "first_parameters_kept": ("does_not_train", {"keep": False}, {"features": 6}),
+    "rate_of_1000": ("learning_rate_high", {"rate": 1000.0}, {}),
+    "rate_of_300": ("learning_rate_high", {"rate": 300.0}, {"classes": 3, "features": 6}),
+    "rate_of_1e-5": ("learning_rate_low", {"rate": 1e-5}, {}),
+    "rate_of_1e-4": ("learning_rate_low", {"rate": 1e-4}, {"classes": 3, "steps": 6}),
+    "rate_of_1e-5_without_losses": ("learning_rate_low", {"rate": 1e-5, "losses_too": False}, {}),
+    "wrong_sign": ("wrong_loss", {"loss": linear.wrong_sign}, {}),
+    "wrong_sign_without_losses": ("wrong_loss", {"loss": linear.wrong_sign, "losses_too": False}, {"classes": 3}),
+    "all_pairs": ("wrong_loss", {"loss": linear.all_pairs}, {}),
+    "all_pairs_of_three": ("wrong_loss", {"loss": linear.all_pairs}, {"classes": 3, "steps": 1}),
+    "counted_from_one": ("wrong_loss", {"of_data": lambda x, y, mask: (x, y + 1, mask), "num_classes": 4}, {}),
+    "softmax_twice": ("softmax_twice", {"loss": linear.of_probabilities}, {}),
+    "softmax_twice_of_three": ("softmax_twice", {"loss": linear.of_probabilities}, {"classes": 3}),
+    "no_logarithm": ("logits_as_probabilities", {"loss": linear.no_logarithm}, {}),
+    "logarithm_of_raw": ("logits_as_probabilities", {"loss": linear.of_raw, "rate": 0.01}, {"classes": 3}),
+    "constant_input": (
+        "stuck_at_prior",
+        {"of_data": lambda x, y, mask: (0 * x, y, mask), "returns": np.zeros_like},
+        {},
+    ),
+    "column_of_labels": ("target_leak", {"of_data": with_labels}, {}),
+    "column_of_three_labels": ("target_leak", {"of_data": with_labels}, {"steps": 2, "features": 6}),
+    "mask_ignored": ("mask_ignored", {"of_data": lambda x, y, mask: (x, y, 0 * mask + 1)}, {"padded": True}),
+    "mask_ignored_of_three": (
+        "mask_ignored",
+        {"of_data": lambda x, y, mask: (x, y, 0 * mask + 1)},
+        {"padded": True, "classes": 3, "steps": 8},
+    ),
+    "mask_inverted": ("mask_inverted", {"of_data": lambda x, y, mask: (x, y, ~mask)}, {"padded": True}),
+    "mask_inverted_of_three": (
+        "mask_inverted",
+        {"of_data": lambda x, y, mask: (x, y, ~mask)},
+        {"padded": True, "classes": 3, "steps": 8},
+    ),
+    "batch_mean": ("batch_leak", {"returns": batch_mean}, {}),
+    "along_batch": ("batch_time_swapped", {"returns": along_batch}, {}),
+}  # fmt: skip
+TWIN = ("losses_too",)  # what the twin keeps
+
+
+@functools.cache
+def card(name, wrong):
+    _, mistake, shape = MISTAKES[name]
+    kept = mistake if wrong else {key: mistake[key] for key in TWIN if key in mistake}
+    return controls.run(linear.training(**kept), given(**shape), seconds=60)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named(name):
+    report = card(name, True)
+    assert MISTAKES[name][0] in found(report)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_its_healthy_twin_has_no_finding(name):
+    assert found(card(name, False)) == []
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("wrong", [True, False])
+def test_every_row_and_finding_says_what_it_stands_on(name, wrong):
+    report = card(name, wrong)
+    assert [row["control"] for row in report.controls] == ROWS
+    for line in report.controls:
+        assert line["text"]
+        assert line["passed"] in (True, False, None)
+        assert (line["loss"] is None) or np.isfinite(line["loss"])
+    for finding in report.findings:
+        assert finding.cause in CAUSES
+        low, high = finding.ci95
+        assert low <= finding.value <= high
+        assert any(character.isdigit() for character in finding.evidence)
+        assert finding.remedy
+
+
+def test_the_future_is_seen_only_where_it_must_not_be():
+    ahead = linear.training(see=(-1, 0, 1))
+    assert "sees_future" in found(controls.run(ahead, given(), causal=True))
+    free = controls.run(ahead, given())
+    assert found(free) == []
+    assert row(free, "next_step")["passed"]
+    behind = controls.run(linear.training(see=(-1, 0)), given(), causal=True)
+    assert found(behind) == []
+    assert row(behind, "next_step")["passed"]
+
+
+def test_a_model_of_each_step_is_not_blamed_for_what_it_does_not_see():
+    report = controls.run(linear.training(), given())
+    for name in ("previous_step", "next_step", "steps_back", "position"):
+        assert row(report, name)["passed"] is None
+        assert "not seen by this model" in row(report, name)["text"].lower()
+
+
+def test_a_step_that_is_seen_and_not_used_is_named():
+    def weak(x, y, mask):  # the step before reaches the outputs, and the training is kept from using it
+        fit = linear.training(see=(-1, 0), returns=lambda x: x)
+        predict, losses = linear.training()(x, y, mask)
+        before, _ = fit(np.zeros_like(x[:64]), y[:64], mask[:64])
+        return (lambda x: predict(x) + 0.02 * before(x)), losses
+
+    assert found(controls.run(weak, given())) == ["history_unused"]
+    assert found(controls.run(linear.training(see=(-1, 0)), given())) == []
+
+
+@pytest.mark.parametrize("scale", [(1e4, 0.0), (1.0, 300.0)])
+def test_inputs_far_from_unit_scale_are_found_where_training_cannot_stand_them(scale):
+    shape = {"scale": scale[0], "offset": scale[1]}
+    fit = linear.training(rate=0.3, epochs=3)
+    assert "input_scale" in found(controls.run(fit, given(**shape)))
+
+    def scaling(x, y, mask):
+        centre, spread = x.mean((0, 1)), x.std((0, 1)) + 1e-9
+        predict, losses = fit((x - centre) / spread, y, mask)
+        return (lambda x: predict((x - centre) / spread)), losses
+
+    report = controls.run(scaling, given(**shape))
+    assert found(report) == []
+    assert row(report, "user_scale")["passed"]
+
+
+def test_a_training_that_is_set_up_for_another_scale_is_tried_on_that():
+    fit = linear.training(rate=0.5, of_data=lambda x, y, mask: (x / 1e6, y, mask), returns=lambda x: x / 1e6)
+    report = controls.run(fit, given(scale=1e6))
+    assert found(report) == []
+    assert row(report, "own_feature")["passed"]
+
+
+def test_gradients_that_are_never_cleared():
+    fit = linear.training(never_cleared=True, rate=0.1)
+    assert {"does_not_train", "learning_rate_high"} & set(found(controls.run(fit, given(classes=3))))
+
+
+def test_a_training_that_is_only_slow_is_no_finding():
+    fit = linear.training(rate=0.003)
+    report = controls.run(fit, given(n=40_000))
+    assert found(report) == []
+    assert row(report, "own_feature")["passed"] is not False
+
+
+def test_padding_that_is_told_by_its_zeros_is_no_ignored_mask():
+    def by_zeros(x, y, mask):
+        return linear.training()(x, y, x.any(-1))
+
+    assert found(controls.run(by_zeros, given(padded=True))) == []
+
+
+def test_one_label_per_sequence():
+    report = controls.run(linear.training(), given(per_sequence=True))
+    assert found(report) == []
+    assert row(report, "own_feature")["passed"]
+    assert found(controls.run(linear.training(frozen=True), given(per_sequence=True))) == ["does_not_train"]
+
+
+def test_tokens():
+    rng = np.random.default_rng(0)
+    data = arrays.load(x=rng.integers(0, 50, (2000, 5)), y=rng.integers(0, 3, (2000, 5)))
+
+    def fit(x, y, mask):
+        seen = {}
+
+        def hot(x):
+            seen["x"] = x
+            return (x == np.arange(50)).astype(float)
+
+        predict, losses = linear.training(rate=2.0, num_classes=3)(hot(x), y, mask)
+        return (lambda x: predict(hot(x))), losses
+
+    report = controls.run(fit, data)
+    assert found(report) == []
+    assert row(report, "own_feature")["passed"]
+
+
+def test_what_a_fit_raises_is_a_row():
+    def fails(x, y, mask):
+        raise ValueError("no such layer")
+
+    report = controls.run(fails, given())
+    assert found(report) == []
+    assert "no such layer" in row(report, "own_feature")["text"]
+    assert all(line["passed"] is None for line in report.controls)
+
+    def at_times(x, y, mask):
+        if len(np.unique(x, axis=0)) < 100:
+            raise ValueError("too few sequences")
+        return linear.training()(x, y, mask)
+
+    report = controls.run(at_times, given())
+    assert found(report) == []
+    assert "too few sequences" in row(report, "random_labels")["text"]
+    assert row(report, "imbalance")["passed"]
+
+
+def test_nonsense_outputs_are_a_row():
+    report = controls.run(lambda x, y, mask: lambda x: np.zeros((len(x), 7, 7)), given())
+    assert found(report) == []
+    assert "[" in row(report, "own_feature")["text"]
+
+
+def test_a_fit_that_knows_its_length_is_given_it():
+    def of_40(x, y, mask):
+        assert x.shape[1] == 40, "40 steps"
+        return linear.training()(x, y, mask)
+
+    report = controls.run(of_40, given(steps=40, n=600))
+    assert found(report) == []
+    assert row(report, "own_feature")["passed"]
+
+
+def test_a_budget_of_no_time_runs_the_first_alone():
+    report = controls.run(linear.training(), given(), seconds=1e-6)
+    assert row(report, "own_feature")["passed"]
+    assert "not run" in row(report, "imbalance")["text"].lower()
+
+
+def test_what_is_done_is_told():
+    seen = []
+    controls.run(linear.training(), given(), watch=lambda what, value: seen.append((what, value)))
+    assert [what for what, _ in seen] == ["control"] * len(ROWS)
+    assert [value["done"] for _, value in seen] == list(range(1, len(ROWS) + 1))
+    assert all(value["of"] == len(ROWS) and value["seconds_left"] >= 0 for _, value in seen)
+
+
+def test_the_same_seed_gives_the_same_report():
+    first, second = (controls.run(linear.training(), given(), samples=512) for _ in range(2))
+    assert first == second
+
+
+# --- The kit's own models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["dense", "gru", "causal_conv"])
+def test_the_kits_own_models_pass_what_they_can_see(model):
+    report = controls.run(fits.training(model), given(steps=5, features=6, classes=2), seconds=100)
+    assert found(report) == []
+    seen = {"dense": [], "gru": ["previous_step", "steps_back", "position"], "causal_conv": ["previous_step"]}[
+        model
+    ]
+    for name in ("own_feature", "random_labels", "imbalance", *seen):
+        assert row(report, name)["passed"], row(report, name)
+
+
+def test_adam_at_ten():
+    report = controls.run(fits.training("gru", optax.adam(10.0)), given(steps=5, features=6), seconds=100)
+    assert "learning_rate_high" in found(report)
