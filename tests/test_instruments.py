@@ -22,6 +22,11 @@ def test_a_bias_of_heads_is_no_kernel():
     assert instruments.kernels(found) == ["query/kernel", "out/w", "a/w"]  # a/v has the shape of what a/w puts out
 
 
+def test_paths_are_those_that_a_person_knows():
+    tree = {"a": {"kernel": {"value": np.ones(2)}, "bias": np.zeros(1)}, "b": [np.ones(1)]}
+    assert list(instruments.flat(tree)) == ["a/bias", "a/kernel", "b/0"]
+
+
 @pytest.mark.parametrize(("framework", "axis"), [("equinox", 0), ("flax.linen", -1)])
 def test_units_are_told_by_framework_and_bias(framework, axis):
     assert instruments.unit_axis("a/weight", leaves(a__weight=(7, 3), a__bias=(7,)), framework) == axis
