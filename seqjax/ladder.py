@@ -197,8 +197,8 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     wide = bool(across) and steps * steps * features * num_classes <= MAX_SLOPES
     num_train = int(parts.num_train.min())
     batch_size = int(np.clip(min(512 // steps, num_train // 4), 4 if steps > 64 else 8, 128))
-    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.  Long ones have
-    # many labels each, and take their time.
+    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.  Long ones
+    # have many labels each, and take their time.
     members = min(4 if num_train < 1_000 else 2 if num_train < 4_000 else 1, max(1, 64 // steps))
     updates = 512 // max(2, members)
     decay = float(np.clip(1000 / num_train, 0.01, 1))
