@@ -34,7 +34,7 @@ UNTRAINED = {
     *("saturated", "vanishing_gradient", "learning_rate_low", "stuck_at_prior", "ignores_input"),
     *("constant_over_steps", "outputs_reversed", "outputs_shifted", "labels_repeat_one_step", "labels_shifted"),
     *("history_unused", "unseen_steps", "unknown_position", "model_family", "optimisation", "generalisation"),
-    *("class_imbalance", "mask_inverted", "mask_ignored"),
+    "class_imbalance",
 }
 
 
@@ -228,10 +228,11 @@ def step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np
 
 
 def _some(batch: Batch, most: int, seed: int) -> Batch:
-    """Up to `most` sequences, in memory, in the order of the file."""
+    """Up to `most` sequences, in memory, in the order of the file; their padding as it was given."""
     n = len(batch.labels)
     rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).permutation(n)[:most])
-    return Batch(*(np.asarray(part[rows]) for part in batch))
+    labels, mask = (np.asarray(part[rows]) for part in batch[1:])
+    return Batch(model_facts.as_given(batch.inputs, rows), labels, mask)
 
 
 # --- The account -------------------------------------------------------------------------------------------------
