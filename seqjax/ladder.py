@@ -200,7 +200,7 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.  Long ones
     # have many labels each, and take their time.
     members = min(4 if num_train < 1_000 else 2 if num_train < 4_000 else 1, max(1, 64 // steps))
-    updates = 512 // max(2, members)
+    updates = 512 // members if members > 1 else int(np.clip(1024 // steps, 256, 512))
     decay = float(np.clip(1000 / num_train, 0.01, 1))
     kinds = {
         "linear": (LinearProbe(num_classes, wide), looking if wide else looking[:2], 0.02),
@@ -215,7 +215,7 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
         linear = kind == "linear"
         rungs = rungs * (1 if linear else members)
         sights = sights_of(steps, rungs)
-        how = Training(batch_size, updates * (1 + 3 * linear), rate, decay * 4e-3 / rate)
+        how = Training(batch_size, min(4 * updates, 1024) if linear else updates, rate, decay * 4e-3 / rate)
         return rungs, sights, probes.build(net, how, data, parts, sights, None if linear else like)
 
     def run(kind: str, starts: np.ndarray | None) -> Fit:

@@ -190,7 +190,7 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         return net.apply({"params": unravel(params)}, x, sight)
 
     def init(key: Array, start: Array | None) -> Array:
-        params = net.init(key, example, first)["params"]
+        params: Any = net.init(key, example, first)["params"]
         if start is not None:
             kernel = params["embed"]["kernel"]
             params["embed"]["kernel"] = kernel.at[:, : start.shape[1]].set(start)
