@@ -67,8 +67,8 @@ class Trainable(NamedTuple):
     trained: whether `params` were trained: True and False where that can be told, else None.
     settled: None where the model keeps no statistics of its batches.  Else `(params, x) -> Trainable`, the same
         with the statistics (batch normalisation's means and variances) that training on x at these parameters
-        would arrive at.  `apply` keeps those that the object brought: after training through `apply_training`
-        evaluate `settled(params, x).apply`.
+        would arrive at.  `apply` keeps those that the object brought or began with (of pure functions: those
+        settled on the first x): after training through `apply_training` evaluate `settled(params, x).apply`.
     """
 
     init: Callable[[Any], Any]
@@ -111,7 +111,7 @@ def as_trainable(
 ) -> Trainable | Callable[[np.ndarray], np.ndarray]:
     """A model as pure functions for JAX; a predict as of `as_predict` where JAX cannot train it.
 
-    x: inputs `[N, T, F]` (tokens: whole numbers, F = 1), of which only shape and type are used.  The model may
+    x: inputs `[N, T, F]` (tokens: whole numbers, F = 1), of which mostly shape and type are used.  The model may
         take `[N, T, F]`; Equinox modules and pure functions also `[T, F]` or `[F]`; of tokens also `[N, T]`.
     num_classes: C.  labels_per: with "sequence" the model may give `[N, C]`, which then stands at every step.
 
@@ -121,17 +121,20 @@ def as_trainable(
 
     Raises ConfigError where obj is no model, or its outputs fit no `[N, T, C]`; UserCodeError where it raises.
     """
-    obj, fresh, remake = _from_factory(obj, flag)
+    obj, remake = _from_factory(obj, flag)
     name = f"{flag}: {_name(obj)}"
-    made = foreign(obj, remake, _example(x))
+    made = guarded(foreign, name)(obj, remake, _example(x))  # an unbuilt Keras model is called here
     if made is None:
         if is_keras(obj) or is_a(obj, "torch.nn", "Module"):
             return as_predict(obj, flag, tokens=x.dtype.kind in "bui" and x.ndim == 3 and x.shape[2] == 1)
         hint = "; what predicts goes to --predict" if inspect.isroutine(obj) else ""
         raise ConfigError(f"{name} is a {type(obj).__name__}: expected {TRAINABLES}{hint}")
-    if fresh:
-        made = [m._replace(params=None, trained=False) for m in made]
-    return _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    if remake is not None:  # made of a key just now; a factory without one may have loaded what was trained
+        made = made._replace(params=None, trained=False)
+    model = _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
+        return model.settled(model.init(jax.random.key(0)), np.asarray(x[:BATCH]))
+    return model
 
 
 def _example(x: np.ndarray) -> np.ndarray:
@@ -148,10 +151,9 @@ def _name(obj: Any) -> str:
 
 
 class _Product(NamedTuple):
-    """What a factory made, whether it was one, and `key -> another`, where it takes a key."""
+    """What a factory made, and `key -> another` where it takes a key."""
 
     obj: Any
-    fresh: bool = False
     remake: Callable | None = None
 
 
@@ -178,7 +180,7 @@ def _from_factory(obj: Any, flag: str) -> _Product:
         return obj(**{name: sys.modules["flax.nnx"].Rngs(k) if name == "rngs" else k for name, k in keys.items()})
 
     make = guarded(make, f"{flag}: {_name(obj)}")
-    return _Product(make(jax.random.key(0)), True, make if needed else None)
+    return _Product(make(jax.random.key(0)), make if needed else None)
 
 
 # --- A predict ---------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ def _predict_of(obj: Any, what: str, tokens: bool) -> Callable | None:
         return _in_batches(functools.partial(_call_torch, obj, tokens), what)
     made = foreign(obj)
     if made is not None:
-        if made[0].params is None:
+        if made.params is None:
             raise ConfigError(f"{what} has no parameters: expected {PREDICTS}")
         return _predict_of_made(made, what)
     if callable(obj) and not inspect.isclass(obj):
@@ -227,7 +229,7 @@ def _call_torch(module: Any, tokens: bool, x: np.ndarray) -> Any:
                 buffer.copy_(before)
 
 
-def _predict_of_made(made: list[Foreign], what: str) -> Callable:
+def _predict_of_made(made: Foreign, what: str) -> Callable:
     """A module of JAX in the mode that it was left in; each call has another key, as in its own framework."""
     programs: dict[Any, Callable] = {}
     count = itertools.count()
@@ -281,7 +283,7 @@ def _forms(shape: tuple, dtype: Any, framework: str) -> Iterator[list[tuple[Call
 
 
 def _search(
-    variants: list[Foreign], shape: tuple, dtype: Any, num_classes: int | None, labels_per: str, what: str
+    one: Foreign, shape: tuple, dtype: Any, num_classes: int | None, labels_per: str, what: str
 ) -> tuple[Foreign, _Form]:
     """How the model takes inputs of this shape and gives outputs that fit; nothing is computed for that."""
     steps = shape[1]
@@ -289,24 +291,21 @@ def _search(
     n = next(k for k in itertools.count(2) if k not in (*shape[1:], num_classes))  # like no other axis
     x = jax.ShapeDtypeStruct((n, *shape[1:]), jax.dtypes.canonicalize_dtype(dtype))
     raised, misfit = None, None
-    for one in variants:
-        names = ("init", "constants", "call")
-        one = one._replace(**{name: guarded(getattr(one, name), what) for name in names})
-        for group in _forms(shape, dtype, one.framework):
-            for feed, levels in group:
-                example = feed(np.zeros((n, *shape[1:]), dtype))[(0,) * levels]
-                form = _Form(feed, levels, example, lambda out: out)
-                outputs = functools.partial(_outputs, one, form, training)
-                try:
-                    out = jax.eval_shape(guarded(outputs, what), x)
-                except UserCodeError as error:
-                    raised = raised or error
-                    continue
-                read = _reader(getattr(out, "shape", None), n, steps, num_classes, labels_per)
-                if read is not None:
-                    return one, form._replace(read=read)
-                misfit = misfit or out
-                break
+    one = one._replace(**{name: guarded(getattr(one, name), what) for name in ("init", "constants", "call")})
+    for group in _forms(shape, dtype, one.framework):
+        for feed, levels in group:
+            example = feed(np.zeros((n, *shape[1:]), dtype))[(0,) * levels]
+            form = _Form(feed, levels, example, lambda out: out)
+            try:
+                out = jax.eval_shape(guarded(functools.partial(_outputs, one, form, training), what), x)
+            except UserCodeError as error:
+                raised = raised or error
+                continue
+            read = _reader(getattr(out, "shape", None), n, steps, num_classes, labels_per)
+            if read is not None:
+                return one, form._replace(read=read)
+            misfit = misfit or out
+            break
     if misfit is None:
         assert raised is not None
         raise raised

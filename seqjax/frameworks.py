@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # An argument by which a model is told what it is called for, and its value in training.
@@ -54,33 +55,35 @@ def is_keras(obj: Any) -> bool:
     return is_a(obj, "keras", "Layer")
 
 
-def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = None) -> list[Foreign] | None:
-    """The ways in which an object may be called, the likeliest first; None where it is no model for JAX.
+def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = None) -> Foreign | None:
+    """A model as pure functions; None where it is none that JAX can train.
 
     remake: `key -> another such object`, where that is known.  x: `[n, T, F]`, to build a Keras model with.
     """
     pair: Any = obj if isinstance(obj, tuple) and len(obj) == 2 else None
     if is_a(obj, "flax.linen", "Module"):
         module: Any = obj
-        return [_linen(*module.unbind())] if module.scope is not None else [_linen(module, None)]
+        return _linen(*module.unbind()) if module.scope is not None else _linen(module, None)
     if pair and is_a(pair[0], "flax.linen", "Module"):
-        return [_linen(*pair)]
+        return _linen(*pair)
     if is_a(obj, "flax.nnx", "Module"):
-        return [_nnx(obj, remake)]
+        return _nnx(obj, remake)
     if is_keras(obj):
-        return [_keras(obj, x)] if sys.modules["keras"].backend.backend() == "jax" else None
+        return _keras(obj, x) if sys.modules["keras"].backend.backend() == "jax" else None
     if is_a(obj, "equinox", "Module"):
-        return [_equinox(obj, remake)]
+        return _equinox(obj, remake)
     init, apply = pair or (getattr(obj, "init", None), getattr(obj, "apply", None))
     return _functions(init, apply) if callable(init) and callable(apply) else None
 
 
 def parameters_of(function: Any) -> dict[str, inspect.Parameter]:
-    """Its parameters by name; none where it does not tell."""
+    """Its parameters by name, without self; none where it does not tell."""
+    is_class = inspect.isclass(function)  # the metaclass of NNX hides what its classes take
     try:
-        return dict(inspect.signature(function).parameters)
+        found = dict(inspect.signature(function.__init__ if is_class else function).parameters)
     except (ValueError, TypeError):
         return {}
+    return dict(list(found.items())[is_class:])
 
 
 def _mode(function: Callable, training: bool | None) -> dict[str, bool]:
@@ -170,7 +173,8 @@ def _keras(model: Any, x: np.ndarray | None) -> Foreign:
     if not brought and x is not None:
         model(x)
     variables = (model.trainable_variables, model.non_trainable_variables)
-    params, constants = ([variable.value for variable in some] for some in variables)
+    # Copies: Keras gives its own arrays away to the next program of `fit` or `predict`, and deletes them.
+    params, constants = ([jnp.array(variable.value) for variable in some] for some in variables)
     layers = model._flatten_layers(include_self=True, recursive=True)
     layer_of = {id(variable): layer for layer in layers for variable in layer._trainable_variables}
     # The seeds of its dropout, which are among its variables.
@@ -178,7 +182,7 @@ def _keras(model: Any, x: np.ndarray | None) -> Foreign:
 
     def init(key: Any, x: Any) -> list:
         keys = jax.random.split(key, len(params) + 1)
-        return [_drawn(keys[n], layer_of.get(id(v)), v) for n, v in enumerate(variables[0])]
+        return [_drawn(keys[n], layer_of.get(id(v)), v, params[n]) for n, v in enumerate(variables[0])]
 
     def call(params: list, constants: list, x: Any, training: bool | None, key: Any) -> tuple:
         given = list(constants)
@@ -192,7 +196,7 @@ def _keras(model: Any, x: np.ndarray | None) -> Foreign:
         return out, [old if new is None else new for old, new in zip(given, after, strict=True)]
 
     # Biases that started as zeros are moved by the first step of any training.
-    biases = [np.asarray(v.value) for v in variables[0] if v.name in ("bias", "beta")]
+    biases = [np.asarray(p) for v, p in zip(variables[0], params, strict=True) if v.name in ("bias", "beta")]
     zeros = [b for b in biases if b.size > 1 and np.unique(b).size <= 2]  # an LSTM's start as zeros and ones
     trained = len(zeros) < len([b for b in biases if b.size > 1]) if biases else None
     return Foreign(
@@ -200,8 +204,8 @@ def _keras(model: Any, x: np.ndarray | None) -> Foreign:
     )
 
 
-def _drawn(key: Any, layer: Any, variable: Any) -> Any:
-    """A fresh value of a Keras variable: by the layer's initialiser of its name, or as it is where it has none."""
+def _drawn(key: Any, layer: Any, variable: Any, value: Any) -> Any:
+    """A fresh value of a Keras variable: by the layer's initialiser of its name; its value where it has none."""
     keras = sys.modules["keras"]
 
     class Keyed(keras.random.SeedGenerator):  # where an initialiser asks for its seed
@@ -215,7 +219,7 @@ def _drawn(key: Any, layer: Any, variable: Any) -> Any:
     name = variable.name.removesuffix("_kernel")  # recurrent_kernel is drawn by recurrent_initializer
     initializer: Any = getattr(layer, f"{name}_initializer", None)
     if not hasattr(initializer, "get_config"):
-        return variable.value
+        return value
     initializer = type(initializer).from_config(initializer.get_config())
     if hasattr(initializer, "seed"):
         initializer.seed = Keyed()
@@ -225,36 +229,31 @@ def _drawn(key: Any, layer: Any, variable: Any) -> Any:
     return value
 
 
-def _functions(init: Callable, apply: Callable) -> list[Foreign]:
+def _functions(init: Callable, apply: Callable) -> Foreign:
     """Pure functions, called by their arguments' names: `init(key[, x])`, `apply(params[, state][, key], x)`."""
-    parameters = parameters_of(apply)
-    names = list(parameters)[1:]
+    names = list(parameters_of(apply))[1:] or ["x"]
     stateful, keyed = "state" in names, any(name in KEYS for name in names)
     inputs = next((name for name in names if name not in (*KEYS, "state", *MODES)), "")
-    # What comes after the inputs is given by position only where it is a key.
     last = max((n for n, name in enumerate(names) if name in (*KEYS, "state", inputs)), default=-1)
-    # Haiku hides the arguments of its functions: whether they are told to train is found by trying.
-    hidden = (None, *MODES) if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else (None,)
-    in_init = len(parameters_of(init)) > 1
+    in_init = [p for p in list(parameters_of(init).values())[1:] if p.default is p.empty and p.name not in MODES]
 
-    def made(mode: str | None) -> Foreign:
-        def told(training: bool | None) -> dict[str, bool]:
-            return _mode(apply, training) | ({mode: MODES[mode] is bool(training)} if mode else {})
+    def init_all(key: Any, x: Any) -> tuple:
+        # Haiku makes the statistics of its batches in training alone.
+        found = init(key, *([x] if in_init else []), **_mode(init, True))
+        return found if stateful else (found, {})
 
-        def init_all(key: Any, x: Any) -> tuple:
-            found = init(key, *([x] if in_init else []), **({mode: MODES[mode]} if mode and in_init else {}))
-            return found if stateful else (found, {})
+    def call(params: Any, constants: Any, x: Any, training: bool | None, key: Any) -> tuple:
+        values = {**dict.fromkeys(KEYS, key), "state": constants, inputs: x}
+        out = apply(params, *(values[name] for name in names[: last + 1]), **_mode(apply, training))
+        return out if stateful else (out, constants)
 
-        def call(params: Any, constants: Any, x: Any, training: bool | None, key: Any) -> tuple:
-            values = {**dict.fromkeys(KEYS, key), "state": constants, inputs: x}
-            out = apply(params, *(values[name] for name in names[: last + 1]), **told(training))
-            return out if stateful else (out, constants)
-
-        has_training = keyed or stateful or bool(told(True))
-        constants = (lambda x: init_all(jax.random.key(0), x)[1]) if stateful else lambda x: {}
-        return Foreign("functions", lambda key, x: init_all(key, x)[0], constants, call, has_training=has_training)
-
-    return [made(mode) for mode in hidden]
+    return Foreign(
+        "functions",
+        lambda key, x: init_all(key, x)[0],
+        (lambda x: init_all(jax.random.key(0), x)[1]) if stateful else lambda x: {},
+        call,
+        has_training=keyed or stateful or bool(_mode(apply, True)),
+    )
 
 
 def _shuffled(key: Any, params: Any) -> Any:

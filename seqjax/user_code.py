@@ -83,13 +83,13 @@ def load_object(spec: str, flag: str) -> Any:
             raise ConfigError(f"{here}: {path}{where} has no {attribute!r}; {_near(attribute, known)}")
         found, path = getattr(found, attribute), f"{path}.{attribute}"
     if found is None or isinstance(found, types.ModuleType | str | bytes | int | float):
-        raise ConfigError(f"{here}: {path} is a {type(found).__name__}; expected {wanted}")
+        raise ConfigError(f"{here}: {path} is of type {type(found).__name__}; expected {wanted}")
     # A function of no arguments may make what predicts: `adapters` calls it.
     enough = not num_arguments or _takes(found, num_arguments) or (flag == "--predict" and _takes(found, 0))
     if inspect.isroutine(found) and not enough:
         raise ConfigError(f"{here}: it is {found.__name__}{inspect.signature(found)}; expected {wanted}")
     if flag == "--fit" and not callable(found):
-        raise ConfigError(f"{here}: {path} is a {type(found).__name__}; expected {wanted}")
+        raise ConfigError(f"{here}: {path} is of type {type(found).__name__}; expected {wanted}")
     return found
 
 
@@ -149,7 +149,7 @@ def _module(name: str, here: str) -> types.ModuleType:
     known = [
         ".".join((*folder.parts, path.stem))
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))
+        if (path.suffix == ".py" and path.stem != "__init__") or (path.is_dir() and any(path.glob("*.py")))
     ]
     raise ConfigError(f"{here}: no module {name!r} on the path or in this folder; {_near(name, known)}")
 
@@ -165,9 +165,9 @@ def _takes(function: Callable, num_arguments: int) -> bool:
 
 
 def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {near[0]}?"
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"it has {shown}" if "." not in name and known else f"there is {shown or 'none'}"
 
