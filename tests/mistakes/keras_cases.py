@@ -327,8 +327,8 @@ def conv_same(seed, wrong):
 @case("training_mode", "predict", "keras")
 def called_with_training(seed, wrong):
     """model(x, training=True) copied from a custom loop: dropout at prediction."""
-    d = draw("own", seed, 850, 5, 8, 3, spread=0.4)
-    make = lambda: stack(5, 8, Dense(24, "relu"), layers.Dropout(0.5), Dense(3, "softmax"))  # noqa: E731
+    d = draw("own", seed, 850, 5, 8, 3)
+    make = lambda: stack(5, 8, Dense(24, "relu"), layers.Dropout(0.75), Dense(3, "softmax"))  # noqa: E731
     model = trained(d, make, seed, epochs=25)
     return predicts(d, lambda x: np.asarray(model(np.asarray(x, np.float32), training=wrong)))
 
