@@ -28,7 +28,7 @@ DOING = {  # what is being done after what was said
     "ladder": "swapping steps",
     "fit": "your training, on your arrays",
     "model": "what your model sees",
-    "control": "control experiment: {}",
+    "control": "control experiments: {done} of {of}, at most {seconds_left:.0f} s left",
 }
 OWN = ("predict", "model", "fit")
 OF_MODEL = ("label_dependence", "receptive_field", "forecast", "budget", "data")
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> None:
     cache = command.cache_folder(flags)
     started = time.perf_counter()
     # The person's own code first: it is the quickest to be wrong.
-    own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
+    with contextlib.redirect_stdout(sys.stderr):  # whatever it prints, our stdout is the result's
+        own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
     arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
     seconds = time.perf_counter() - started
     folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     # Matplotlib takes a while to import; it may do so while probes train.
     threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
     known = {name: value for name, value in given.items() if name not in ARRAYS} | own
-    with progress() as watch:
+    with progress() as watch, contextlib.redirect_stdout(sys.stderr):
         values = data_diagnosis.diagnose(arrays, **known, watch=watch)
     values["environment"]["seconds"]["load"] += seconds
     values = {"config": {"command": "diagnose", **given}, **values}
@@ -67,7 +68,7 @@ def progress() -> Iterator[Any]:
     with console.status("looking at the arrays") as status:
 
         def watch(what: str, value: Any) -> None:
-            status.update(DOING.get(what, what).format(value))
+            status.update(DOING.get(what, what).format_map(value if isinstance(value, dict) else {}))
 
         yield watch
 

@@ -140,7 +140,10 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
 MODULE = """
 import numpy as np
 
+print("imported")
+
 def predict(x):
+    print("predicting")
     one = x.sum(-1) > 0
     return np.stack([~one, one], -1) * 24.0 - 12.0
 
@@ -165,8 +168,10 @@ def module(data, monkeypatch):
 
 def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capsys):
     argv = ("--data=train.npz", "--predict=own_model:predict", "--workdir", module / "run", "--json")
-    code, out, _ = end(monkeypatch, capsys, *argv)
+    code, out, err = end(monkeypatch, capsys, *argv)
     assert code == 0
+    assert err.count("imported") == 1
+    assert "predicting" in err
     values = json.loads(out)
     assert values["config"]["predict"] == "own_model:predict"
     assert values["model"]["rung"] == "own_step"
