@@ -31,6 +31,8 @@ DOING = {  # what is being done after what was said
     "control": "control experiment: {}",
 }
 OWN = ("predict", "model", "fit")
+OF_MODEL = ("label_dependence", "receptive_field", "forecast", "budget", "data")
+OF_MODEL_NAMES = {"dependence": "needs_and_sees"}
 FIGURES = "seqjax.report.diagnosis_figures"
 ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
 
@@ -75,7 +77,11 @@ def write(folder: Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
 
     workdir.write_json(folder / "config.json", values["config"])
-    for name, figure in diagnosis_figures.draw(values).items():
+    drawn = diagnosis_figures.draw(values)
+    if "model" in values:  # what a run has, a diagnosed model has too, as far as it is known
+        of_model = {key: values[key] for key in OF_MODEL if key in values}
+        drawn |= {OF_MODEL_NAMES.get(name, name): figure for name, figure in figures.draw(of_model).items()}
+    for name, figure in drawn.items():
         workdir.write_whole(folder / f"{name}.png", figures.png(figure))
     workdir.write_json(folder / "result.json", values)
     if flags.json:

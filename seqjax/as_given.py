@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
 Fit = Callable[..., Any]
 Predict = Callable[[np.ndarray], Any]
 

@@ -22,7 +22,7 @@ from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
 from seqjax.experiment import environment
-from seqjax.findings import SIGMAS, WORTH_IT, Finding, ranked
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, once
 from seqjax.ladder import RUNGS, Ladder, Rung
 from seqjax.model_diagnosis import UNTRAINED, Looked
 from seqjax.probes import Sight
@@ -300,7 +300,7 @@ def findings(
         found += looked.findings
         if looked.reached:  # what a loss is not left for is the cause of nothing
             found = [finding for finding in found if finding.cause not in UNTRAINED]
-    return ranked(found)
+    return once(found)
 
 
 def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | None]) -> tuple[float, float]:
@@ -338,7 +338,7 @@ def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
                     size,
                     (size - 1.96 * error, size + 1.96 * error),
                     f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
-                    f"{remedy.format(needed)} It can reach {nats(after)}.",
+                    remedy.format(needed),
                     after,
                 )
             )

@@ -34,7 +34,7 @@ ORDER = (
     # The answer is among what the model is given: the loss then says nothing.
     ("target_leak", "label_in_inputs", "duplicates_across_split", "sees_future"),
     # The training does something else than it should, then that it does too much or too little of it.
-    ("wrong_loss", "mask_inverted", "mask_ignored", "does_not_train"),
+    ("does_not_train", "wrong_loss", "mask_inverted", "mask_ignored"),
     ("exploding_gradient", "learning_rate_high", "input_scale", "dead_units", "saturated"),
     ("vanishing_gradient", "learning_rate_low", "stuck_at_prior"),
     # The outputs belong elsewhere, or to nothing.
@@ -51,5 +51,10 @@ RANK = {cause: (n, m) for n, group in enumerate(ORDER) for m, cause in enumerate
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings in the order of `ORDER`; of one cause the largest first."""
-    return sorted(findings, key=lambda f: (RANK[f.cause], -f.value))
+    """The findings in the order of `ORDER`; of one cause those that come first."""
+    return sorted(findings, key=lambda f: RANK[f.cause])
+
+
+def once(findings: Iterable[Finding]) -> list[Finding]:
+    """Of each cause the first finding, in the order of `ORDER`."""
+    return list({f.cause: f for f in reversed(ranked(findings))}.values())[::-1]

@@ -80,9 +80,10 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
-    """`path/to/leaf -> array`."""
+    """`path/to/leaf -> array`; NNX holds each array in a variable, whose `value` is left out of the path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    paths = (jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value") for path, _ in leaves)
+    return {path: np.asarray(leaf) for path, (_, leaf) in zip(paths, leaves, strict=True)}
 
 
 def kernels(leaves: dict[str, np.ndarray]) -> list[str]:

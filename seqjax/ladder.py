@@ -53,7 +53,7 @@ MAX_STEPS = 2**18
 MAX_VALUES = 2**25  # 128 MiB of inputs
 SCALE_VALUES = 2**21  # of which the scale of each feature is taken
 MAX_TOKENS = 256  # one-hot; those beyond are one
-MAX_SLOPES = 2**21  # of a linear probe across steps, else it takes longer than all others together
+MAX_SLOPES = 2**17  # of a linear probe across steps, else it takes longer than all others together
 STOP_STEPS = 2**12
 CONFINED_SEQUENCES = 2_000
 FEW_STEPS = 3  # up to so many a pooled probe is as good as a recurrent one
@@ -196,10 +196,11 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     looking, across = (LOOKING, ACROSS) if steps > 1 else (LOOKING[:1], ())
     wide = bool(across) and steps * steps * features * num_classes <= MAX_SLOPES
     num_train = int(parts.num_train.min())
-    batch_size = int(np.clip(min(512 // steps, num_train // 4), 8, 128))
-    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.
-    members = 4 if num_train < 1_000 else 2 if num_train < 4_000 else 1
-    updates = 512 // max(2, members)
+    batch_size = int(np.clip(min(512 // steps, num_train // 4), 4 if steps > 64 else 8, 128))
+    # Few sequences are soon learnt by heart: short trainings then, several of them, and their mean.  Long ones
+    # have many labels each, and take their time.
+    members = min(4 if num_train < 1_000 else 2 if num_train < 4_000 else 1, max(1, 64 // steps))
+    updates = 512 // members if members > 1 else int(np.clip(1024 // steps, 256, 512))
     decay = float(np.clip(1000 / num_train, 0.01, 1))
     kinds = {
         "linear": (LinearProbe(num_classes, wide), looking if wide else looking[:2], 0.02),
@@ -214,7 +215,7 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
         linear = kind == "linear"
         rungs = rungs * (1 if linear else members)
         sights = sights_of(steps, rungs)
-        how = Training(batch_size, updates * (1 + 3 * linear), rate, decay * 4e-3 / rate)
+        how = Training(batch_size, min(4 * updates, 1024) if linear else updates, rate, decay * 4e-3 / rate)
         return rungs, sights, probes.build(net, how, data, parts, sights, None if linear else like)
 
     def run(kind: str, starts: np.ndarray | None) -> Fit:

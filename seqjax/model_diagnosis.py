@@ -34,7 +34,7 @@ UNTRAINED = {
     *("saturated", "vanishing_gradient", "learning_rate_low", "stuck_at_prior", "ignores_input"),
     *("constant_over_steps", "outputs_reversed", "outputs_shifted", "labels_repeat_one_step", "labels_shifted"),
     *("history_unused", "unseen_steps", "unknown_position", "model_family", "optimisation", "generalisation"),
-    *("class_imbalance", "mask_inverted", "mask_ignored"),
+    "class_imbalance",
 }
 
 
@@ -84,7 +84,7 @@ def look(
     findings: list[Finding] = []
     values: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    losses, trainable, run = None, None, None
+    losses, trainable, ours = None, None, False  # ours: trained by the kit, for a short while
     started = time.perf_counter()
 
     def lap(name: str) -> None:
@@ -106,9 +106,12 @@ def look(
         if isinstance(found, adapters.Trainable):
             trainable = found
             run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
-            predict, findings = run.predict, [*run.findings]
+            findings += run.findings
             values["short_run"] = run.values
             own_fit = short_run.as_fit(trainable, arrays.num_classes)
+            predict = _trained(model, trainable, judged, arrays, climbed)
+            ours = predict is None
+            predict = predict or run.predict
             lap("short_run")
         else:
             predict, own_fit = form.predict(adapters.as_predict(model, "--model")), None
@@ -126,30 +129,50 @@ def look(
         observed_loss=observed_loss,
         observed_accuracy=observed_accuracy,
         seed=seed,
+        trainable=trainable,
+        prior=prior,
+        ladder=[rung._asdict() for rung in climbed.rungs],
     )
     findings += facts.findings
     values["model"] = facts.values
+    seen = ("receptive_field", "position_classes", "position_blind")
+    values |= {name: facts.values[name] for name in seen if name in facts.values}
     lap("model")
     on = (facts.rung, facts.family) if facts.rung is not None else None
-    train = loss_of(predict, _some(data.train, JUDGED_SEQUENCES, seed), arrays)
-    val = loss_of(predict, judged, arrays) if data.val is not None else train
+    train, val = (Loss(*facts.sets[n].mean(facts.sets[n].losses)) for n in (0, -1))
     reached = False
-    if val is not None and train is not None and on is not None:
+    if on is not None and np.isfinite([train.mean, val.mean]).all():
         reached = _reached(climbed, val)
         values |= _account(climbed, on, train, val)
-        findings += _terms(climbed, on, train, val)
-        findings += _partly_seen(climbed, swaps, facts, on, val)
-        findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
-    if fit is not None:
-        _ = training_facts
+        if ours:  # how far it came says nothing of theirs; how far it could does
+            reached |= not findings and _reached(climbed, Loss(_floor(climbed, on), val.error))
+        else:
+            findings += _terms(climbed, on, train, val)
+            findings += _partly_seen(climbed, swaps, facts, on, val)
+            findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
+    in_controls = None
     if own_fit is not None and control_samples != 0:
         report = controls.run(
             own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
         )
         values["controls"] = report.controls
         findings += report.findings
+        in_controls = [finding.cause for finding in report.findings]
         lap("controls")
+    if fit is not None:
+        learnt = _some(data.train, JUDGED_SEQUENCES, seed)
+        findings += training_facts.read(
+            losses,
+            outputs_of(predict, learnt, arrays),
+            learnt,
+            outputs_val=outputs_of(predict, judged, arrays),
+            batch_val=judged,
+            floor=_floor(climbed, on) if on else None,
+            prior=prior,
+            in_controls=in_controls,
+        )
+        lap("training")
     if reached:
         findings = [finding for finding in findings if finding.cause not in UNTRAINED]
     values["seconds"] = seconds
@@ -180,6 +203,18 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
     return fitted
 
 
+def _trained(
+    model: Any, trainable: adapters.Trainable, batch: Batch, arrays: Arrays, climbed: Ladder
+) -> Callable[..., Any] | None:
+    """The predict of a model that came with parameters which know something of these arrays; else None."""
+    if trainable.params is None or trainable.trained is False:
+        return None
+    predict = adapters.as_predict(model, "--model", tokens=arrays.inputs_are == "tokens")
+    some = _some(batch, HISTORY_SEQUENCES, 0)
+    losses = step_losses(predict, some, arrays)[some.mask]
+    return predict if trainable.trained or losses.mean() < (climbed.rungs[0].loss or 0.0) - WORTH_IT else None
+
+
 def outputs_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> adapters.Outputs:
     """The outputs for a batch, read."""
     n, steps = batch.labels.shape
@@ -192,20 +227,12 @@ def step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np
     return -np.take_along_axis(log_p, np.asarray(batch.labels)[..., None], -1)[..., 0]
 
 
-def loss_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> Loss | None:
-    """The loss of the outputs for a batch; None where it is not finite."""
-    losses = step_losses(predict, batch, arrays)
-    sums, counts = np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1)
-    mean = sums.sum() / counts.sum()
-    error = np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum()
-    return Loss(float(mean), float(error)) if np.isfinite(mean) else None
-
-
 def _some(batch: Batch, most: int, seed: int) -> Batch:
-    """Up to `most` sequences, in memory, in the order of the file."""
+    """Up to `most` sequences, in memory, in the order of the file; their padding as it was given."""
     n = len(batch.labels)
     rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).permutation(n)[:most])
-    return Batch(*(np.asarray(part[rows]) for part in batch))
+    labels, mask = (np.asarray(part[rows]) for part in batch[1:])
+    return Batch(model_facts.as_given(batch.inputs, rows), labels, mask)
 
 
 # --- The account -------------------------------------------------------------------------------------------------
@@ -229,8 +256,8 @@ def known(climbed: Ladder, on: Key) -> Key:
     return on if on in climbed.losses else _universal(climbed, on[0])
 
 
-def _floor(climbed: Ladder, on: Key | None) -> float | None:
-    return None if on is None or known(climbed, on) not in climbed.losses else _loss(climbed, known(climbed, on))
+def _floor(climbed: Ladder, on: Key) -> float:
+    return _loss(climbed, known(climbed, on))
 
 
 def _allowed(climbed: Ladder, swaps: Dependence | None) -> dict[str, Any]:
@@ -308,7 +335,7 @@ def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
         (
             "generalisation",
             val.mean - train.mean,
-            "What was learnt does not carry over: validation lies {} nats per step above training, and {} can be had.",
+            "What was learnt does not carry over: validation lies {} nats per step above training; {} can be had.",
             "More sequences, fewer parameters, or stop earlier.",
         ),
     ]
@@ -378,10 +405,9 @@ def _history_unused(
     if not np.isfinite(rise).all() or rise.mean() + SIGMAS * error > max(REACHED * gain, WORTH_IT):
         return []
     text = (
-        f"It sees other steps and the labels need them, but its loss rises by {nats(float(rise.mean()))} nats when "
-        f"they are swapped for those of other sequences: what they tell, {nats(float(gain))} nats, is not used."
+        f"It sees other steps and the labels need them, but when they are swapped for those of others its "
+        f"loss rises by {nats(float(rise.mean()))} nats: what they tell, {nats(float(gain))} nats, is not used."
     )
     ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
     remedy = "Train longer, shorten the way back to the step that matters, or start with shorter sequences."
     return [Finding("history_unused", float(gain), ends, text, remedy)]
-

@@ -1,6 +1,7 @@
 """What a model does, from its `predict(x)` on.
 
-Imports `adapters`, `arrays`, `evaluated`, `output_facts`, `swap_facts`, `reported`, `receptive_field`, `outputs`, `findings`.
+Imports `adapters`, `arrays`, `evaluated`, `output_facts`, `swap_facts`, `reported`, `receptive_field`, `outputs`
+and `findings`.
 The outputs are read beside the labels, then some sequences are swapped, step by step, to see what outputs depend
 on.  Nothing is trained, and nothing but the user's own inputs is shown to the model.
 """
@@ -268,7 +269,7 @@ def _swaps(
         and (could := _at_fresh_parameters(trainable, x)) is not None
     ):
         field = dataclasses.replace(field, sees=field.sees | could)
-        values["receptive_field"] = field.sees
+    values["receptive_field"] = field.sees
     others = field.sees & ~np.eye(steps, dtype=bool)
     values["sees_other_steps"] = bool(others[scored].any())
     own, other = moved["own"], moved["others"]
@@ -294,7 +295,7 @@ def _at_fresh_parameters(trainable: Trainable, x: np.ndarray) -> np.ndarray | No
 
 
 def _above_noise(field: ReceptiveField, moved: dict[str, Any]) -> ReceptiveField:
-    """What outputs see that differ from call to call: whole sides that move them, in the mean, by more than that."""
+    """What outputs see that differ from call to call: whole sides that move them, in the mean, by more."""
     t = np.arange(len(field.sees))
     sides = {"own": t[:, None] == t, "earlier": t[:, None] > t, "later": t[:, None] < t}
     sees = np.zeros_like(field.sees)
@@ -305,14 +306,14 @@ def _above_noise(field: ReceptiveField, moved: dict[str, Any]) -> ReceptiveField
 
 
 def _sees_future(field: ReceptiveField, later: dict[str, Any] | None, scored: np.ndarray) -> Finding | None:
-    """Outputs of scored steps that move with later inputs: a cell that is seen is certain, its size is measured."""
+    """Outputs of scored steps that move with later inputs: cells seen are certain, their size is measured."""
     cells = np.triu(field.sees, 1)[scored]
     if not cells.any() or not later or later["nats"] < swap_facts.MATERIAL:
         return None
     (low, high), mean = later["ci95"], later["nats"]
-    text = f"Outputs move by {mean:.3f} nats when the inputs of later steps are swapped ({int(cells.sum())} of "
-    text += f"{int(np.triu(np.ones_like(field.sees), 1)[scored].sum())} pairs of an output and a later step), "
-    text += "and they may not."
+    pairs = int(np.triu(np.ones_like(field.sees), 1)[scored].sum())
+    text = f"Outputs move by {mean:.3f} nats when the inputs of later steps are swapped, and they may not "
+    text += f"({int(cells.sum())} of {pairs} pairs of an output and a later step)."
     how = "Use a causal mask, causal padding, or one direction only."
     return Finding("sees_future", mean, (low, high), text, how)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax import narrow
 from seqjax.batch import Array
 from seqjax.config import Config, ConfigError, unknown_name
 
@@ -37,14 +38,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 # Glorot uniform kernels and zero biases as in Keras; Flax's own default is LeCun normal.
 glorot = nn.initializers.glorot_uniform()
 
-# One Dense layer for all steps: mapped over the step axis, its parameters shared.
-SharedDense = nn.vmap(
-    nn.Dense,
-    in_axes=1,
-    out_axes=1,
-    variable_axes={"params": None, "intermediates": 1},
-    split_rngs={"params": False},
-)
+
+class SharedDense(nn.Module):
+    """One Dense layer for all steps: `[B, T, F] -> [B, T, features]`."""
+
+    features: int
+    kernel_init: Callable[..., Any] = glorot
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return narrow.dense(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:-1], self.features)
 
 
 class DenseStack(nn.Module):

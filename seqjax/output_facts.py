@@ -25,7 +25,8 @@ ZEROS = 0.01  # a number that was computed is hardly ever exactly 0; of a ReLU a
 def form(e: Evaluated, small: Sequence[np.ndarray]) -> Finding | None:
     """The form of the outputs, by the most specific name.
 
-    small: raw outputs `[B, T, K]` of calls with few sequences, of different numbers, each of one batch.
+    small: raw outputs `[B, T, K]` of calls with few sequences, of different numbers, each of one batch; those of
+        `e` where there are none.
     """
     for check in (single_unit_softmax, rectified, softmax_twice, sigmoid_twice):
         if check is rectified and (found := softmax_axis(e, small)):
@@ -60,7 +61,7 @@ AXES = {
 def softmax_axis(e: Evaluated, small: Sequence[np.ndarray]) -> Finding | None:
     """Outputs that sum to one over another axis than the classes."""
     for name, change in (("softmax", lambda x: x), ("log-softmax", np.exp)):
-        parts = [np.asarray(change(np.asarray(part, np.float64))) for part in small]
+        parts = [np.asarray(change(np.asarray(part, np.float64))) for part in small or [e.raw]]
         if any(part.min() < -SUMS or part.max() > 1 + SUMS for part in parts):
             continue
         # Some rows may well sum to one by accident; where all do, nothing is wrong.
@@ -90,9 +91,10 @@ def rectified(e: Evaluated) -> Finding | None:
     zeros, error = e.mean((e.raw[..., cut] == 0).mean(-1))
     if zeros < ZEROS or zeros < SIGMAS * error:
         return None
-    text = f"Of the outputs of {int(cut.sum())} units {100 * zeros:.0f} % are exactly 0 and none is negative: the last layer is a ReLU, whose "
+    text = f"Of the outputs of {int(cut.sum())} units {100 * zeros:.0f} % are exactly 0 and none is negative: the "
+    text += "last layer is a ReLU, whose "
     text += "outputs are no probabilities (they sum to other than one) and, as logits, can rule no class out."
-    how = "Let the last layer be linear with a loss that takes logits, or a softmax with one that takes probabilities."
+    how = "A linear last layer with a loss that takes logits, or a softmax with one that takes probabilities."
     return Finding("logits_as_probabilities", zeros, interval(zeros, error), text, how)
 
 
@@ -107,8 +109,8 @@ def softmax_twice(e: Evaluated) -> Finding | None:
         e,
         "softmax_twice",
         f"No probability is more than {math.exp(odds.max()):.3f} times another (e = 2.718), and "
-        f"{100 * np.mean(odds > 1 - PILED):.0f} % of the steps lie at that end: the outputs went through a softmax "
-        "twice",
+        f"{100 * np.mean(odds > 1 - PILED):.0f} % of the steps lie at that end: the outputs went through a "
+        "softmax twice",
         "Take one of the two softmaxes away (in the model, in the loss, or in predict).",
     )
 
@@ -323,8 +325,9 @@ def misaligned(
     In a slowly varying series a healthy causal model's outputs fit the labels of the step before better than
     their own, and this is no fault.  Yet its outputs know how sure they may be: the loss that they expect of
     themselves (their entropy) is the loss that they have.  Outputs at the wrong place are surer than they are
-    right, here, and as sure as they are right, there, where they tell more than guessing.  A gain must be above three standard errors for all shifts
-    together (Bonferroni); what the outputs overrate must come to less than a tenth, to either side, when they are moved.
+    right, here, and as sure as they are right, there, where they tell more than guessing.  A gain must be above
+    three standard errors for all shifts together (Bonferroni); what the outputs overrate must come to less than a
+    tenth, to either side, when they are moved.
     prior: the loss of guessing, where known.
     reachable: a loss that what the model sees allows, where known: outputs that come near to it once they are
     recalibrated stand where they should, however sure they are.
@@ -357,7 +360,7 @@ def misaligned(
         side = "before" if best.name > 0 else "after"
         text += f"{abs(best.name)} step{'s' * (abs(best.name) > 1)} {side} ({best.loss:.3f}): outputs stand "
         text += f"{abs(best.name)} step{'s' * (abs(best.name) > 1)} too {'late' if best.name > 0 else 'early'}."
-        how = "Look for a roll, a padding at one side or a window that is off by so many steps between model and loss."
+        how = "Look for a roll, a padding at one side or a window that is off by as much, between model and loss."
         return Finding("outputs_shifted", best.gain, (low, high), text, how)
     text += f"{best.name} ({best.loss:.3f}): outputs come in the opposite order of time."
     how = "Turn the outputs of a reversed layer back (keep_order=True, np.flip) before they meet the labels."

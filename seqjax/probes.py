@@ -190,7 +190,7 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         return net.apply({"params": unravel(params)}, x, sight)
 
     def init(key: Array, start: Array | None) -> Array:
-        params = net.init(key, example, first)["params"]
+        params: Any = net.init(key, example, first)["params"]
         if start is not None:
             kernel = params["embed"]["kernel"]
             params["embed"]["kernel"] = kernel.at[:, : start.shape[1]].set(start)
@@ -200,23 +200,25 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         """`[sights, n, T, C]`: every sight's own parameters on the same sequences."""
         return jax.vmap(lambda p, sight: apply(p, x, sight))(params, sights)
 
-    def losses(params: Array, batch: Batch, sights: Sight) -> Array:
-        """`[sights]`, in nats per step."""
-        logits = logits_of(params, batch.inputs, sights)
-        labels = jnp.broadcast_to(batch.labels[None], logits.shape[:-1])
+    def losses(logits: Array, labels: Array, mask: Array) -> Array:
+        """`[sights]`, in nats per step, from logits `[sights, n, T, C]`."""
+        labels = jnp.broadcast_to(labels[None], logits.shape[:-1])
         of_steps = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return (of_steps * batch.mask[None]).sum((1, 2)) / jnp.maximum(batch.mask.sum(), 1)
+        return (of_steps * mask[None]).sum((1, 2)) / jnp.maximum(mask.sum(), 1)
 
     def fit_part(data: Batch, part: Part, sights: Sight, start: Array | None, key: Array) -> Fitted:
-        def take(rows: Array) -> Batch:
-            return jax.tree.map(lambda a: a[rows], data)
-
-        stop = take(part.stop)
+        def outputs(params: Array, rows: Array) -> Array:
+            """In chunks, so that what stands between input and output stays small."""
+            size = max(1, CHUNK_STEPS // data.labels.shape[1])
+            padded = jnp.resize(rows, (-(-len(rows) // size), size))
+            found = jnp.moveaxis(jax.lax.map(lambda r: logits_of(params, data.inputs[r], sights), padded), 0, 1)
+            return found.reshape(num_sights, -1, *found.shape[3:])[:, : len(rows)]
 
         def update(carry: Any, n: Array) -> tuple[Any, None]:
             params, moments = carry
-            batch = take(part.train[(n * how.batch_size + jnp.arange(how.batch_size)) % part.num_train])
-            gradient = jax.grad(lambda p: losses(p, batch, sights).sum())(params)
+            rows = part.train[(n * how.batch_size + jnp.arange(how.batch_size)) % part.num_train]
+            x, labels, mask = (array[rows] for array in data)
+            gradient = jax.grad(lambda p: losses(logits_of(p, x, sights), labels, mask).sum())(params)
             found, moments = optimizer.update(gradient, moments, params)
             change = jnp.asarray(found)
             # Half the sequences are learnt from in half the updates: as often as all of them.
@@ -228,7 +230,7 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
             (params, moments), _ = jax.lax.scan(
                 update, (params, moments), n * check_every + jnp.arange(check_every)
             )
-            now = losses(params, stop, sights)
+            now = losses(outputs(params, part.stop), data.labels[part.stop], data.mask[part.stop])
             best = jnp.where((now < lowest)[:, None], params, best)
             return (params, moments, best, jnp.minimum(now, lowest)), now
 
@@ -237,14 +239,7 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         carry = (params, optimizer.init(params), params, jnp.full(num_sights, jnp.inf))
         (_, _, best, _), curve = jax.lax.scan(check, carry, jnp.arange(CHECKS))
 
-        def outputs(rows: Array) -> Array:
-            """In chunks, so that what stands between input and output stays small."""
-            size = max(1, CHUNK_STEPS // data.labels.shape[1])
-            padded = jnp.resize(rows, (-(-len(rows) // size), size))
-            found = jnp.moveaxis(jax.lax.map(lambda r: logits_of(best, data.inputs[r], sights), padded), 0, 1)
-            return found.reshape(num_sights, -1, *found.shape[3:])[:, : len(rows)]
-
-        logits = outputs(jnp.concatenate([part.stop, part.test]))
+        logits = outputs(best, jnp.concatenate([part.stop, part.test]))
         return Fitted(best, logits[:, : len(part.stop)], logits[:, len(part.stop) :], curve.T)
 
     def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:

@@ -37,9 +37,9 @@ class Evaluation(NamedTuple):
 EVALUATE = "Evaluate as the model is used: mean over scored steps of -log p[label], argmax over the classes."
 REMEDIES = {
     "metric_disagrees": EVALUATE,
-    "softmax_twice": "Take one of the two softmaxes away: give the loss logits, or tell it that it gets probabilities.",
-    "probabilities_as_logits": "Give the loss logits, or tell it that it gets probabilities (from_logits=False, BCELoss).",
-    "logits_as_probabilities": "Tell the loss that it gets logits (from_logits=True, CrossEntropyLoss), or add a softmax.",
+    "softmax_twice": "Take one of the softmaxes away: give the loss logits, or say that it gets probabilities.",
+    "probabilities_as_logits": "Give the loss logits, or say it gets probabilities (from_logits=False, BCELoss).",
+    "logits_as_probabilities": "Tell the loss of logits (from_logits=True, CrossEntropyLoss), or add a softmax.",
     "wrong_loss": "Use the loss that belongs to these outputs: cross-entropy over log-softmax.",
 }
 
@@ -261,7 +261,7 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     if not binary:
         for raw, of in ((np.exp(e.log_p), "probabilities"), (e.raw, "raw outputs")):
             each = ((raw > 0.5) == (hot > 0.5)).mean(-1)
-            words = f"a binary accuracy over one-hot {of} (which gives {1 - 1 / classes:.3g} for outputs that say nothing)"
+            words = f"a binary accuracy over one-hot {of} (which gives {1 - 1 / classes:.3g} for nothing)"
             yield Evaluation(words, *e.mean(each))
     else:
         yield Evaluation("an argmax over one unit, which is always class 0", *e.mean(e.labels == 0))

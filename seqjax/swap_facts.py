@@ -150,19 +150,19 @@ def leak(box: Box, seed: int = 0) -> Finding | None:
         text = (
             f"Outputs depend on just those steps, of other sequences, that {words} would bring together: {told}."
         )
-        how = "Swap axes with transpose/swapaxes/permute: a reshape keeps the order of the numbers, and mixes sequences."
+        how = "Swap axes with transpose, swapaxes or permute: a reshape keeps the numbers in their order."
         return Finding("scrambled_axes", moved, interval(moved, error), text, how)
     if not in_order and (steps > 1 or _collapses(box)):
         text = f"Statistics of the batch are in use at prediction: {told}, in whatever order those come."
-        how = "Use the running statistics: model.eval(), training=False, use_running_average=True; or scale x by numbers "
-        how += "of the training set."
+        how = "Use the running statistics: model.eval(), training=False, use_running_average=True; or scale x "
+        how += "by numbers of the training set."
         return Finding("training_mode", moved, interval(moved, error), text, how)
     if steps == 1 and in_order:
         text = f"A recurrence runs over the sequences of the batch: {told}, and their order matters."
         how = "Give each sequence its own axis of steps; with one step there is nothing to recur over."
         return Finding("batch_time_swapped", moved, interval(moved, error), text, how)
     text = f"Sequences of a batch mix: {told}."
-    how = "Look for a reshape, a mean or an attention that runs over the first axis, or a state that is carried over."
+    how = "Look for a reshape, a mean or an attention over the first axis, or a state that is carried over."
     return Finding("batch_leak", moved, interval(moved, error), text, how)
 
 
@@ -223,8 +223,8 @@ def scrambled(box: Box, raw: Callable[[np.ndarray], np.ndarray], seed: int = 0) 
         if by_place <= EXCEPTIONS < 10 * EXCEPTIONS <= by_step and _by_distance(moved, place):
             share = float(by_step)
             error = float(np.sqrt(share * (1 - share) / moved.shape[1]))
-            text = f"Which {kind} an output depends on follows the arithmetic of a reshape of {of}, without exception; "
-            text += f"by their own steps {100 * share:.0f} % of them would be exceptions."
+            text = f"Which {kind} an output depends on follows the arithmetic of a reshape of {of}, "
+            text += f"without exception; by their own steps {100 * share:.0f} % of them would be exceptions."
             how = "Use a transpose (swapaxes, permute): a reshape keeps the order of the numbers."
             return Finding("scrambled_axes", share, interval(share, error), text, how)
     return None
@@ -268,15 +268,18 @@ def _classes(box: Box, raw: Callable[[np.ndarray], np.ndarray]) -> tuple[str, np
 
 def _exceptions(moved: np.ndarray, group: np.ndarray) -> float:
     """The share of cells `[rows, cells]` that do not move although another of their group does."""
-    groups = np.eye(group.max() + 1, dtype=bool)[group].T  # [groups, cells]
-    any_of = (moved[:, None] & groups).any(-1)  # [rows, groups]
-    return float((any_of[:, group] & ~moved).mean())
+    return float((_by_group(moved, group)[:, group] & ~moved).mean())
+
+
+def _by_group(moved: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """`[rows, groups]`: does any cell of the group move?"""
+    groups = np.eye(int(group.max()) + 1)[group]  # [cells, groups]
+    return moved.astype(float) @ groups > 0
 
 
 def _by_distance(moved: np.ndarray, group: np.ndarray) -> bool:
     """Does it depend on the distance between row and group, and on that alone but for `EXCEPTIONS`?"""
-    groups = np.eye(group.max() + 1, dtype=bool)[group].T
-    seen = (moved[:, None] & groups).any(-1)
+    seen = _by_group(moved, group)
     distance = np.subtract.outer(np.arange(seen.shape[0]), np.arange(seen.shape[1]))
     likely = {d: seen[distance == d].mean() > 0.5 for d in np.unique(distance)}
     expected = np.vectorize(likely.get)(distance)
@@ -360,5 +363,5 @@ def mask_ignored(padding: dict[str, Any] | None) -> Finding | None:
         return None
     text = f"Outputs of scored steps move by {nats:.3f} nats when what stands in the padding is exchanged, and in "
     text += "these data it differs from sequence to sequence."
-    how = "Hand the mask to the layers that mix steps (Masking, seq_lengths, key_padding_mask), or fill padding with 0."
+    how = "Hand the mask to the layers that mix steps (Masking, key_padding_mask), or fill padding with 0."
     return Finding("mask_ignored", nats, (low, high), text, how)

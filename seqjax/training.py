@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from seqjax import narrow
 from seqjax.batch import Array, Batch, check_batch
 from seqjax.config import Config, ConfigError, unknown_name
 from seqjax.devices import compiler_options, sharding, share_out
@@ -163,17 +164,6 @@ def drawn(config: Config, task: Task, key: jax.Array, mesh: jax.sharding.Mesh | 
     return batch_of
 
 
-def train_epoch(
-    train_step: TrainStep, state: TrainState, batch_of: BatchOf, index: Array, valid: Array
-) -> tuple[TrainState, Metrics]:
-    """One update for each batch of `index, valid [batches, B]`, a `lax.scan` over them.
-
-    The metrics are those of each batch before its update, summed over the epoch.
-    """
-    state, metrics = jax.lax.scan(lambda state, batch: train_step(state, batch_of(*batch)), state, (index, valid))
-    return state, jax.tree.map(lambda m: m.sum(0), metrics)
-
-
 class StepOutputs(NamedTuple):
     """An evaluation, sequence by sequence.
 
@@ -235,6 +225,10 @@ def compile_programs(
     eval_batch = max(1, EVAL_STEPS // (config.seq_len * num_replicates))
     shards = mesh.shape["data"] if mesh else 1
 
+    def once(data: Batch, replicates: Array) -> tuple[Batch, Array]:
+        """What replicates share is given to all of them once: their products with it are then one."""
+        return jax.tree.map(lambda a: a[0], (data, 0 * replicates)) if shared else (data, replicates)
+
     def setup_state(seed: Array, replicate: Array) -> TrainState:
         params = model.init(stream_key(seed, replicate, "init"))
         return TrainState(params, optimizer.init(params))
@@ -244,16 +238,26 @@ def compile_programs(
         kept = config.num_val if config.fresh_data else config.num_samples
         return draw(config, task, stream_key(seed, replicate, "data"), kept)
 
-    def epoch(
-        state: TrainState, data: Batch, seed: Array, replicate: Array, n: Array
-    ) -> tuple[TrainState, Metrics, Metrics]:
-        order_key = jax.random.fold_in(stream_key(seed, replicate, "order"), n)
-        if config.fresh_data:
-            order, batch_of = jnp.arange(config.num_train), drawn(config, task, order_key, mesh)
-        else:
-            order, batch_of = jax.random.permutation(order_key, config.num_train), stored(data, mesh)
-        state, train = train_epoch(train_step, state, batch_of, *batches(order, config.batch_size, shards))
+    axis_name = "replica" if mesh else None
+    of_data = None if shared else 0  # the axis of the replicates in what hangs on data and order,
+    layout = narrow.axis(shared)  # and in the state, while it learns
 
+    def order_key(seed: Array, replicate: Array, n: Array) -> jax.Array:
+        return jax.random.fold_in(stream_key(seed, replicate, "order"), n)
+
+    def order(seed: Array, replicate: Array, n: Array) -> jax.Array:
+        if config.fresh_data:
+            return jnp.arange(config.num_train)
+        return jax.random.permutation(order_key(seed, replicate, n), config.num_train)
+
+    def update(
+        state: TrainState, data: Batch, seed: Array, replicate: Array, n: Array, index: Array, valid: Array
+    ) -> tuple[TrainState, Metrics]:
+        key = order_key(seed, replicate, n)
+        batch_of = drawn(config, task, key, mesh) if config.fresh_data else stored(data, mesh)
+        return train_step(state, batch_of(index, valid))
+
+    def validate(state: TrainState, data: Batch) -> Metrics:
         val_data = jax.tree.map(lambda a: a[-config.num_val :], data)
 
         def metrics(batch: tuple[jax.Array, jax.Array]) -> Metrics:
@@ -261,7 +265,28 @@ def compile_programs(
             return batch_metrics(model.apply(state.params, val.inputs), val)
 
         val = jax.lax.map(metrics, batches(jnp.arange(config.num_val), eval_batch, shards))
-        return state, train, jax.tree.map(lambda m: m.sum(0), val)
+        return jax.tree.map(lambda m: m.sum(0), val)
+
+    def epoch(
+        state: TrainState, data: Batch, seed: Array, replicates: Array, n: Array
+    ) -> tuple[TrainState, Metrics, Metrics]:
+        data, replicates = once(data, replicates)
+        orders = order if shared else jax.vmap(order, (None, 0, None), spmd_axis_name=axis_name)
+        index, valid = batches(jnp.arange(config.num_train), config.batch_size, shards)
+        index = jnp.moveaxis(orders(seed, replicates, n)[..., index], -2, 0)  # [batches, R, B], or [batches, B]
+        axes = (layout, of_data, None, of_data, None, of_data, None)
+        updates = jax.vmap(update, axes, (layout, 0), spmd_axis_name=axis_name)
+
+        def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+            return updates(state, data, seed, replicates, n, *batch)
+
+        # One update for each batch; the metrics are those before it, summed over the epoch.
+        state, train = jax.lax.scan(
+            step, jax.tree.map(lambda a: jnp.moveaxis(a, 0, layout), state), (index, valid)
+        )
+        state = jax.tree.map(lambda a: jnp.moveaxis(a, layout, 0), state)
+        val = jax.vmap(validate, (0, of_data), spmd_axis_name=axis_name)(state, data)
+        return state, jax.tree.map(lambda m: m.sum(0), train), val
 
     def evaluate_all(params: Params, data: Batch, seed: Array, replicate: Array) -> StepOutputs:
         def of(batch_of: BatchOf, n: int) -> StepOutputs:
@@ -273,8 +298,6 @@ def compile_programs(
         train = of(drawn(config, task, stream_key(seed, replicate, "fresh"), mesh), config.num_train)
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), train, of(stored(data, mesh), config.num_val))
 
-    axis_name = "replica" if mesh else None
-
     def setup_all(seed: Array, replicates: Array) -> tuple[TrainState, Batch]:
         # One after the other, not under vmap: the orthogonal initialiser of a recurrence calls LAPACK,
         # and several such calls at once wait for each other for ever (jaxlib 0.10, on two cores).
@@ -282,21 +305,10 @@ def compile_programs(
         data_of = jnp.zeros_like(replicates[:1]) if shared else replicates
         return state, jax.vmap(setup_data, (None, 0), spmd_axis_name=axis_name)(seed, data_of)
 
-    def over_replicates(function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function(first, data, seed, replicate, *rest)` of all replicates.
-
-        What they share is given to all of them once, so that R small matrix products
-        with the same inputs become one large one.
-        """
-
-        def mapped(first: Any, data: Batch, seed: Array, replicates: Array, *rest: Array) -> Any:
-            axes = (0, None, None, None) if shared else (0, 0, None, 0)
-            if shared:
-                data, replicates = jax.tree.map(lambda a: a[0], data), jnp.zeros((), replicates.dtype)
-            of_all = jax.vmap(function, (*axes, *(None for _ in rest)), spmd_axis_name=axis_name)
-            return of_all(first, data, seed, replicates, *rest)
-
-        return mapped
+    def evaluate_replicates(params: Params, data: Batch, seed: Array, replicates: Array) -> StepOutputs:
+        data, replicates = once(data, replicates)
+        of_all = jax.vmap(evaluate_all, (0, of_data, None, of_data), spmd_axis_name=axis_name)
+        return of_all(params, data, seed, replicates)
 
     seed, number = jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((), np.int32)
     replicates = jax.ShapeDtypeStruct((num_replicates,), np.int32)
@@ -306,7 +318,7 @@ def compile_programs(
     lowered = [
         _lower(
             mesh,
-            over_replicates(epoch),
+            epoch,
             ((each, where_data, *specs, all_), (each, all_, all_)),
             (state, data, *args, number),
             donate_argnums=0,
@@ -314,7 +326,7 @@ def compile_programs(
         _lower(mesh, setup_all, (specs, (each, where_data)), args),
         _lower(
             mesh,
-            over_replicates(evaluate_all),
+            evaluate_replicates,
             ((each, where_data, *specs), all_),
             (state.params, data, *args),
         ),

@@ -152,7 +152,8 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
 
     The reported loss is a running mean over the last epoch, whose parameters moved, so what counts as equal is
     how far it moved in that epoch, three standard errors, or a twentieth of it, and at least `WORTH_IT`.  A
-    training may report more than its outputs' loss (dropout, penalties): that alone says nothing.
+    training may report more than its outputs' loss (dropout, penalties): that alone says nothing; nor does a
+    loss of nearly 0, where every form is, beside outputs that lack less than a tenth of what there is (`REACHED`).
     """
     losses = [float(loss) for loss in losses]
     if not losses or not math.isfinite(losses[-1]):
@@ -166,7 +167,9 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
 
     if not math.isfinite(own):
         return None
-    if abs(last - own) <= 2 * tolerance(own_error):
+    counts = np.bincount(labels[mask])
+    there = -float((counts / counts.sum()) @ np.log(np.maximum(counts, 1) / counts.sum()))
+    if abs(last - own) <= 2 * tolerance(own_error) or (last < WORTH_IT and own - last <= REACHED * there):
         return Told(None, own, own_error, own)
     found: list[Told] = []
     for form in FORMS:

@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dense, one": {},
     "dense, three": {"num_replicates": 3},
     "dense, three, shared": {"num_replicates": 3, "vary": "init"},
+    "dense, sixteen, shared": {"num_replicates": 16, "vary": "init"},
     "dense, eight, fresh data": {"num_replicates": 8, "fresh_data": True},
     "gru, one, fresh data": GRU | {"seq_len": 3, "fresh_data": True},
     "gru, eight, shared": GRU | {"num_replicates": 8, "vary": "init"},
@@ -34,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 CASES: list[tuple[str, str | None]] = [
     ("dense, one", "replica:8"),
     ("dense, one", None),
+    ("dense, sixteen, shared", "replica:4,data:2"),
     ("dense, eight, fresh data", "replica:4,data:2"),
     ("gru, eight, shared", "replica:2,data:4"),
 ]

@@ -135,3 +135,70 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
     assert {name: value for name, value in found.items() if name != "watch"} == given | {"predict": math.sin}
     names = {name for section, rows in flags.DIAGNOSE.items() if section != "The run" for name, _, _ in rows}
     assert names - set(given) == {"x", "y", "mask", "x_val", "y_val", "mask_val", "model", "fit"}
+
+
+MODULE = """
+import numpy as np
+
+def predict(x):
+    one = x.sum(-1) > 0
+    return np.stack([~one, one], -1) * 24.0 - 12.0
+
+def broken(x):
+    return x @ np.ones(7)
+
+def pair(x, y):
+    return x
+
+weights = [1, 2]
+"""
+
+
+@pytest.fixture
+def module(data, monkeypatch):
+    """A module of somebody's own, in the current folder."""
+    (data / "own_model.py").write_text(MODULE)
+    monkeypatch.chdir(data)
+    monkeypatch.delitem(sys.modules, "own_model", raising=False)
+    return data
+
+
+def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capsys):
+    argv = ("--data=train.npz", "--predict=own_model:predict", "--workdir", module / "run", "--json")
+    code, out, _ = end(monkeypatch, capsys, *argv)
+    assert code == 0
+    values = json.loads(out)
+    assert values["config"]["predict"] == "own_model:predict"
+    assert values["model"]["rung"] == "own_step"
+    assert values["receptive_field"] == [[True, False], [False, True]]
+    assert values["position_blind"] is True
+    assert sum(values["budget"].values()) == pytest.approx(values["final"]["val_loss"], abs=1e-9)
+    assert values["verdict"]["cause"] == "labels_repeat_one_step"
+    found = sorted(path.name for path in (module / "run").glob("*.png"))
+    assert found == sorted([*FIGURES, "budget.png", "needs_and_sees.png"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--predict=own_modle:predict", "own_modle"),
+        ("--predict=own_model:predcit", "predict"),
+        ("--predict=own_model", "module:"),
+        ("--predict=own_model:weights", "list"),
+        ("--predict=own_model:broken", "broken raised ValueError"),
+        ("--model=own_model:weights", "list"),
+        ("--fit=own_model:weights", "list"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_with_their_own_frames(flag, said, module, monkeypatch, capsys):
+    code, out, err = end(monkeypatch, capsys, "--data=train.npz", flag, "--workdir", module / "run")
+    assert (code, out) == (2, "")
+    *frames, line = err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    if "raised" in said:
+        assert any("own_model.py" in frame for frame in frames)
+        assert not any("seqjax" in frame for frame in frames)
+    else:
+        assert frames == []
+    assert not (module / "run" / "result.json").exists()

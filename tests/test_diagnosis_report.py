@@ -349,12 +349,33 @@ def test_what_is_not_there_is_not_told():
     assert "; 3 sequences left out" in told(CASES["many_classes"])
 
 
-def test_remedies_of_a_verdict_are_a_table():
-    remedy = {"change": "--model=bidirectional_gru", "reachable_loss": 0.0, "kind": "estimate", "proviso": None}
+def test_remedies_stand_once_with_their_findings_and_what_they_reach():
+    finding = {"cause": "unseen_steps", "value": 0.3, "ci95": [0.2, 0.4], "evidence": "Later steps."}
+    finding |= {"remedy": "A model that sees all steps.", "reachable_loss": 0.0142}
+    remedy = {"change": finding["remedy"], "reachable_loss": 0.0142, "kind": "estimate", "proviso": None}
     verdict = {"cause": "unseen_steps", "text": "Later steps.", "remedies": [remedy]}
-    assert re.search(
-        r"what would help.*--model=bidirectional_gru +0.0000 +\(estimate\)", told(diagnosis(verdict=verdict))
+    text = told(diagnosis(findings=[finding], verdict=verdict))
+    assert "remedy: A model that sees all steps. It can reach 0.0142. verdict: unseen_steps" in text
+    assert text.count(finding["remedy"]) == 1
+
+
+def test_what_a_model_does_and_its_controls_are_told():
+    outputs = {"kind": "logits", "text": "float32 [9, 2, 2] from -1 to 1: taken for logits"}
+    row = {"control": "own_feature", "loss": 0.01, "reachable": 0.0, "chance": 0.69, "passed": True, "text": ""}
+    values = diagnosis(
+        model={"outputs": outputs, "rung": "own_step", "family": "linear", "loss": 0.6, "loss_se": 0.01},
+        budget={"unseen_steps": 0.4, "optimisation": 0.2},
+        final={"val_loss": 0.6},
+        controls=[row, row | {"control": "padding", "passed": False}, row | {"passed": None, "text": "Left out."}],
     )
+    text = told(values)
+    assert "model: outputs float32 [9, 2, 2] from -1 to 1: taken for logits" in text
+    assert "it stands on the rung: own step, linear; loss 0.6000 ± 0.0196" in text
+    assert re.search(r"unseen steps +0.4000 optimisation +0.2000 validation loss +0.6000", text)
+    assert re.search(r"own feature +0.0100 +0.0000 +0.6900 +passed", text)
+    assert re.search(r"padding +0.0100 +0.0000 +0.6900 +FAILED", text)
+    assert "Left out." in text
+    assert max(map(len, printed(values).splitlines())) <= 80
 
 
 def test_texts_of_the_user_are_printed_as_they_are():

@@ -14,6 +14,7 @@ LAYERS = [
         "seqjax.config",
         "seqjax.batch",
         "seqjax.findings",
+        "seqjax.narrow",
         "seqjax.as_given",
         "seqjax.receptive_field",
         "seqjax.checkpoints",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqjax import arrays as user_arrays
+from seqjax.config import ConfigError
 from seqjax.model_facts import examine
 
 
@@ -389,3 +390,67 @@ def test_padding_that_is_read(reads, garbage):
 
     found = causes(examine(predict, data))
     assert ("mask_ignored" in found) == (reads and garbage)
+
+
+# --- Other data --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tokens(seed):
+    rng = np.random.default_rng(seed)
+    table, x = 2 * rng.normal(size=(7, 3)), rng.integers(0, 7, (500, 5))
+
+    def predict(x):
+        z = table[x[..., 0]]
+        return z + np.concatenate([0 * z[:, :1], z[:, :-1]], 1)
+
+    p = softmax(predict(x[..., None]))
+    y = (p.cumsum(-1) < rng.random((*x.shape, 1))).sum(-1)
+    facts = examine(predict, user_arrays.load(x=x, y=y), causal=True)
+    assert causes(facts) == []
+    assert (facts.rung, facts.family) == ("past", "nonlinear")
+
+
+@pytest.mark.parametrize("summary", ["last", "mean"])
+def test_one_label_for_each_sequence(summary):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5, 3)).astype(np.float32)
+    weights = 5 * rng.normal(size=(3, 3))
+
+    def predict(x):
+        return (x[:, -1] if summary == "last" else x.mean(1)) @ weights
+
+    y = (softmax(predict(x)).cumsum(-1) < rng.random((500, 1))).sum(-1)
+    facts = examine(predict, user_arrays.load(x=x, y=y), causal=True)
+    assert causes(facts) == []
+    assert facts.rung == ("own_step" if summary == "last" else "past")
+    over_batch = examine(lambda x: softmax(predict(x), 0), user_arrays.load(x=x, y=y))
+    assert causes(over_batch)[0] == "softmax_axis"
+
+
+def test_a_predict_that_needs_all_sequences_is_judged_by_its_outputs_alone():
+    world = World(0)
+
+    def predict(x):
+        if len(x) < 100:
+            raise ConfigError("predict: a batch of 100 at least")
+        return world.logits(x)
+
+    facts = examine(predict, world.arrays)
+    assert causes(facts) == []
+    assert facts.rung is None
+    assert "100 at least" in facts.values["swaps"]
+    assert facts.loss is not None
+
+
+def test_few_calls_and_little_time():
+    world = World(0, steps=12)
+    calls = []
+
+    def predict(x):
+        calls.append(len(x))
+        return world.logits(x)
+
+    examine(predict, world.arrays)
+    assert len(calls) < 60, "a call of some frameworks takes 50 ms"
+    assert len(set(calls)) < 12, "each size may be compiled anew"

@@ -11,7 +11,7 @@ import runs
 import tiny
 from scipy import stats
 
-from seqjax import devices, experiment, forecast, metrics, models, results, tasks, training
+from seqjax import devices, experiment, forecast, metrics, models, narrow, results, tasks, training
 from seqjax.config import Config, ConfigError
 
 # One update's rounding differs with the shapes of the products; Adam's first steps carry it on.
@@ -137,6 +137,15 @@ def test_a_replicate_is_the_same_alone_and_in_company(model, vary):
                     )
         np.testing.assert_array_equal(alone[i][3].labels[0], together[3].labels[i])
     assert tiny.differ(replicate(together[0], 0), replicate(together[0], 1))
+
+
+@pytest.mark.parametrize("vary", ["all", "init"])
+def test_narrow_layers_of_many_replicates_learn_the_same(vary):
+    of = config(activation="relu", vary=vary, label_noise=0.1)
+    (together,) = values_of_each(of, narrow.MANY, [range(narrow.MANY)])
+    for i, alone in zip((0, 7), values_of_each(of, 1, [[0], [7]]), strict=True):
+        tiny.assert_close(replicate(alone[0], 0), replicate(together[0], i), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(replicate(alone[1].loss, 0), replicate(together[1].loss, i), rtol=1e-4)
 
 
 def test_first_replicate_runs_one_of_a_larger_run():

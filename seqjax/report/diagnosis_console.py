@@ -308,10 +308,13 @@ def _findings(values: dict[str, Any]) -> Iterable[Any]:
         if finding["evidence"]:
             table.add_row("", finding["evidence"])
         if finding["remedy"]:
-            table.add_row("", f"remedy: {finding['remedy']}")
+            reachable = finding.get("reachable_loss")
+            after = "" if reachable is None else f" It can reach {number(reachable)}."
+            table.add_row("", f"remedy: {finding['remedy']}{after}")
     if findings:
         yield table
 
 
 def _verdict(values: dict[str, Any]) -> Iterable[Any]:
-    yield from verdict_parts(values["verdict"])
+    # The remedies stand with the findings.
+    yield from verdict_parts(values["verdict"] | {"remedies": []})

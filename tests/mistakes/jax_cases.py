@@ -396,10 +396,10 @@ def recurrence_of_three(seed, wrong):
 
 
 @case("vanishing_gradient", "model", "jax")
-def ten_sigmoid_layers(seed, wrong):
-    """Ten sigmoid layers, as deep networks were built once."""
+def sixteen_sigmoid_layers(seed, wrong):
+    """Sixteen sigmoid layers, as deep networks were built once."""
     d = draw("own", seed, 1900, 4, 7, 3)
-    net = layered(7, *[24] * 10, 3, act=jax.nn.sigmoid if wrong else jax.nn.relu, scale=1.0 if wrong else 1.4)
+    net = layered(7, *[24] * 16, 3, act=jax.nn.sigmoid if wrong else jax.nn.relu, scale=1.0 if wrong else 1.4)
     return models(d, (net.init, net.apply))
 
 
@@ -705,3 +705,24 @@ def a_third_is_wrong(seed, wrong):
     noise = 0.33 if wrong else 0.0
     d = draw("own", seed, 3000, 3, 5, 2, noise=noise)
     return fits(d, layered(5, 8, 2), seed, reach=noise_entropy(noise, 2), rate=3e-3, epochs=20, batch=200)
+
+
+# --- Two of the eight procedures of the report card: as they are, and with one mistake ---------------------------
+
+
+@case("does_not_train", "fit", "jax")
+def card_gru(seed, wrong):
+    """nn.RNN over a GRU cell; the new parameters are not kept."""
+    d = draw("latch", seed, 1400, 6, 7, 3)
+    update = (lambda params, updates: params) if wrong else optax.apply_updates
+    return fits(d, of_flax(Recurrent(3), 6, 7), seed, update=update)
+
+
+@case("input_scale", "fit", "jax")
+def card_transformer(seed, wrong):
+    """Attention with positions; features in their raw units."""
+    d = draw("first", seed, 1500, 5, 6, 2)
+    d = d._replace(x=tiles(d.x, 700, 30_000))
+    net = of_flax(Attention(2), 5, 6)
+    apply = net.apply if wrong else (lambda p, x: net.apply(p, (x - 30_000) / 700))
+    return fits(d, Net(net.init, apply), seed, rate=5e-3, epochs=20)

@@ -278,10 +278,11 @@ def wide_tanh(seed, wrong):
 
 
 @case("vanishing_gradient", "model", "keras")
-def twelve_sigmoids(seed, wrong):
-    """Twelve Dense layers with sigmoid: the loss does not leave ln 2."""
+def twenty_sigmoids(seed, wrong):
+    """Twenty Dense layers with sigmoid: the loss does not leave ln 2."""
     d = draw("own", seed, 850, 3, 8, 2)
-    parts = lambda: [Dense(24, "sigmoid" if wrong else "relu") for _ in range(12)]  # noqa: E731
+    act = "sigmoid" if wrong else "relu"
+    parts = lambda: [Dense(24, act, kernel_initializer="he_normal") for _ in range(20)]  # noqa: E731
     return models(d, lambda: stack(3, 8, *parts(), Dense(2, "softmax")), seed)
 
 
@@ -326,8 +327,8 @@ def conv_same(seed, wrong):
 @case("training_mode", "predict", "keras")
 def called_with_training(seed, wrong):
     """model(x, training=True) copied from a custom loop: dropout at prediction."""
-    d = draw("own", seed, 850, 5, 8, 3, spread=0.4)
-    make = lambda: stack(5, 8, Dense(24, "relu"), layers.Dropout(0.5), Dense(3, "softmax"))  # noqa: E731
+    d = draw("own", seed, 850, 5, 8, 3)
+    make = lambda: stack(5, 8, Dense(24, "relu"), layers.Dropout(0.75), Dense(3, "softmax"))  # noqa: E731
     model = trained(d, make, seed, epochs=25)
     return predicts(d, lambda x: np.asarray(model(np.asarray(x, np.float32), training=wrong)))
 
@@ -442,3 +443,29 @@ def thousand_epochs(seed, wrong):
                       mask=np.ones((600, 4), bool))  # fmt: skip
     model = trained(part, lambda: stack(4, 16, *shared(3, width=200)), seed, epochs=250 if wrong else 6, rate=3e-3)
     return Given(known | {"predict": reader(model)}, d.test, noise_entropy(0.15, 3))
+
+
+# --- Three of the eight procedures of the report card: as they are, and with one mistake -------------------------
+
+
+@case("logits_as_probabilities", "fit", "keras")
+def card_dense(seed, wrong):
+    """A dense network for every step; the last layer without its softmax."""
+    d = draw("own", seed, 900, 6, 8, 5)
+    return fits(d, lambda: stack(6, 8, *shared(5, None if wrong else "softmax")), seed, epochs=20)
+
+
+@case("learning_rate_low", "fit", "keras")
+def card_lstm(seed, wrong):
+    """An LSTM that returns sequences; a learning rate of 1e-7."""
+    d = draw("latch", seed, 800, 6, 6, 3)
+    return fits(d, lambda: stack(6, 6, *memory(3)), seed, rate=1e-7 if wrong else 0.02, epochs=25)
+
+
+@case("mask_inverted", "fit", "keras")
+def card_convolution(seed, wrong):
+    """A causal convolution on sequences of many lengths; weights 1 where the padding is."""
+    d = draw("held1", seed, 1000, 9, 7, 2, lengths=True)
+    conv = lambda: layers.Conv1D(24, 3, padding="causal", activation="relu")  # noqa: E731
+    weight = (lambda mask: ~mask) if wrong else (lambda mask: mask)
+    return fits(d, lambda: stack(9, 7, conv(), Dense(2, "softmax")), seed, weight=weight, epochs=20)

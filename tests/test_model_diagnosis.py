@@ -1,0 +1,155 @@
+"""A person's model or training on their arrays: what is found of it where the answer is known."""
+
+import math
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import example_fit
+from seqjax import data_diagnosis, model_diagnosis
+from seqjax.adapters import UserCodeError
+from seqjax.arrays import load
+from seqjax.config import ConfigError
+from seqjax.findings import WORTH_IT
+
+RNG = np.random.default_rng(0)
+X = (RNG.integers(0, 2, (900, 2, 4)) - 0.5).astype(np.float32)
+EVENT = (X.sum(-1) > 0).astype(int)
+LABELS = {"own": EVENT, "last": np.repeat(EVENT[:, 1:], 2, 1)}
+SURE = 12.0  # a logit: of certain labels the loss is below 1e-5
+
+
+def logits(one: np.ndarray) -> np.ndarray:
+    """Logits `[N, T, 2]` that say that the label is 1 where `one [N, T]`."""
+    return np.stack([np.where(one, -SURE, SURE), np.where(one, SURE, -SURE)], -1)
+
+
+def own_step(x):
+    return logits(x.sum(-1) > 0)
+
+
+def last_step(x):
+    return logits(np.broadcast_to(x[:, -1:].sum(-1) > 0, x.shape[:2]))
+
+
+def own_step_as_the_last(x):
+    """The best that a model can say that sees its own step and does not know which one it is."""
+    p = np.where(x.sum(-1) > 0, 0.5 + 0.5 * 0.7, 0.25)  # half of the steps are last; fair, but for the ties
+    return np.log(np.stack([1 - p, p], -1))
+
+
+@pytest.fixture(scope="module")
+def diagnosed():
+    """The diagnosis of each model on each set; the ladder of a set is climbed once."""
+    climbed = {}
+
+    def diagnose(labels, **own):
+        arrays = load(x=X, y=LABELS[labels])
+        if labels not in climbed:
+            from seqjax import ladder, step_swaps
+
+            of = ladder.climb(ladder.sample(arrays, arrays.train)[0], 2)
+            climbed[labels] = of, step_swaps.dependence(of, 2)
+        return model_diagnosis.look(arrays, *climbed[labels], control_samples=0, **own)
+
+    return diagnose
+
+
+def causes(looked):
+    return [finding.cause for finding in looked.findings]
+
+
+def test_a_model_that_reaches_what_there_is_has_no_findings(diagnosed):
+    for labels, predict, rung in (("own", own_step, "own_step"), ("last", last_step, "all")):
+        looked = diagnosed(labels, predict=predict)
+        assert looked.reached, labels
+        assert causes(looked) == []
+        assert looked.on[1] == "nonlinear"
+        assert looked.loss.mean < 1e-4
+        assert looked.on[0] in (rung, "future")
+
+
+def test_the_terms_of_the_budget_add_up_to_the_loss(diagnosed):
+    looked = diagnosed("last", predict=own_step_as_the_last)
+    budget, final = looked.values["budget"], looked.values["final"]
+    assert math.isclose(sum(budget.values()), final["val_loss"], abs_tol=1e-12)
+    assert budget["unseen_steps"] > 0.2
+    assert budget["unknown_position"] > 0.1
+    assert not looked.reached
+
+
+def test_a_wrong_model_stopped_far_above_its_floor(diagnosed):
+    looked = diagnosed("own", predict=lambda x: logits(x[..., 0] > 0) / 20)
+    assert "optimisation" in causes(looked)
+    finding = next(f for f in looked.findings if f.cause == "optimisation")
+    assert finding.ci95[0] < finding.value < finding.ci95[1]
+    assert finding.value > 0.3
+
+
+def test_history_that_is_seen_and_not_used(diagnosed):
+    def hardly(x):
+        return own_step(x) / 4 + 1e-3 * x[:, ::-1, :2]
+
+    looked = diagnosed("last", predict=hardly)
+    assert "history_unused" in causes(looked)
+    assert "history_unused" not in causes(diagnosed("last", predict=own_step_as_the_last)), "it sees none"
+    assert "history_unused" not in causes(diagnosed("own", predict=hardly)), "the labels need none"
+    assert "history_unused" not in causes(diagnosed("last", predict=lambda x: last_step(x) / 8))
+
+
+def test_a_fit_may_return_losses_in_any_usual_form_and_a_model(diagnosed):
+    class Model:
+        def predict(self, x):
+            return own_step(x)
+
+    forms = (
+        [0.5, 0.1],
+        np.array([0.5, 0.1]),
+        {"loss": [0.5, 0.1]},
+        types.SimpleNamespace(history={"loss": [0.5, 0.1]}),
+    )
+    for losses in forms:
+        looked = diagnosed("own", fit=lambda x, y, mask, losses=losses: (own_step, losses))
+        assert looked.values["history"] == {"epoch": [1, 2], "train_loss": [0.5, 0.1]}
+    assert diagnosed("own", fit=lambda x, y: Model()).reached
+    with pytest.raises(ConfigError, match="no list of numbers"):
+        diagnosed("own", fit=lambda x, y, mask: (own_step, ["much"]))
+
+
+def test_an_error_of_theirs_is_theirs(diagnosed):
+    def fit(x, y, mask):
+        raise ValueError("shapes (32, 2) and (3,)")
+
+    with pytest.raises(UserCodeError, match="fit raised ValueError: shapes") as raised:
+        diagnosed("own", fit=fit)
+    assert "raise ValueError" in raised.value.frames
+    assert "seqjax/" not in raised.value.frames
+
+
+def test_a_training_of_plain_jax_is_diagnosed_from_its_arrays_to_its_controls():
+    with jax.numpy_rank_promotion("allow"):  # it is no code of ours
+        values = data_diagnosis.diagnose(load(x=X, y=LABELS["last"]), fit=example_fit.fit, control_samples=256)
+    assert values["verdict"]["cause"] == "labels_repeat_one_step"
+    assert values["model"]["rung"] == "own_step"
+    assert values["model"]["family"] == "linear"
+    assert {"unseen_steps", "unknown_position"} <= {finding["cause"] for finding in values["findings"]}
+    own = next(row for row in values["controls"] if row["control"] == "own_feature")
+    assert own["passed"] is not False
+    assert own["loss"] < own["chance"]
+    prior, family = (values["forecast"][key] for key in ("prior_entropy", "family_loss"))
+    assert family < prior - WORTH_IT
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"predict": own_step, "fit": example_fit.fit}, "predict and fit given"),
+        ({"observed_accuracy": 0.5}, "observed_accuracy=0.5"),
+        ({"observed_accuracy": 50, "predict": own_step}, "observed_accuracy=50"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(known, said):
+    with pytest.raises(ConfigError, match=said):
+        data_diagnosis.diagnose(load(x=X, y=LABELS["own"]), **known)
