@@ -134,8 +134,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             # What moves with the input and is trained would find the feature first, if labels met their outputs.
             return found(
                 "wrong_loss",
-                f"{what}; yet they move with the input (log-odds spread {spread:.2g}), so labels do not meet their "
-                f"own outputs in the loss",
+                f"{what}; yet they move with the input (log-odds spread {spread:.2g}), so labels do not meet "
+                f"their own outputs in the loss",
                 "Compare the shapes of outputs and labels in the loss: [M, 1] against [M] broadcasts to "
                 "[M, M]; and keep x and y in one order.",
             )

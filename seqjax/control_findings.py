@@ -182,8 +182,12 @@ def unstable(random: Trial) -> Finding | None:
     worst = max(score.loss - SIGMAS * score.error, last) if finite else math.inf
     # On labels that are noise a training settles.  One that begins near guessing and rises has updates that grow;
     # one whose updates are too large is far above from the start.
-    begins_well = curve is not None and curve.first <= score.prior * (1 + REACHED)
-    rising = curve is not None and begins_well and curve.finite and curve.last - max(curve.first, score.prior) > WORTH_IT
+    rising = (
+        curve is not None
+        and curve.finite
+        and curve.first <= score.prior * (1 + REACHED)
+        and curve.last - max(curve.first, score.prior) > WORTH_IT
+    )
     if not rising and (worst <= score.prior * (1 + REACHED) or (curve and curve.steady)):
         return None
     if not finite:

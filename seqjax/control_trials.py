@@ -1,6 +1,6 @@
 """One training on one control: run, scored, and what its outputs see.
 
-Imports `adapters`, `batch`, `control_data`, `findings` and `training_facts`.
+Imports `adapters`, `batch`, `control_data`, `findings`, `training_facts` and `user_code`.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from seqjax.batch import Batch
 from seqjax.control_data import Shape, View
 from seqjax.findings import SIGMAS
 from seqjax.training_facts import Score
+from seqjax.user_code import one_line
 
 Fit = Callable[..., Any]
 
@@ -94,8 +95,7 @@ class Trainer(NamedTuple):
             outputs = self.read(predict, test.inputs)
             score = facts.score(outputs, test)
         except Exception as problem:  # whatever somebody's own code may raise
-            lines = str(problem).strip().splitlines()
-            error = lines[0] if lines else type(problem).__name__
+            error = one_line(str(problem)) or type(problem).__name__
         return Trial(n, test, predict, losses, outputs, score, error, time.perf_counter() - started)
 
 

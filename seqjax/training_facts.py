@@ -148,7 +148,7 @@ class Told(NamedTuple):
 
 
 def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None:
-    """Which form of the loss gives the last reported one on these outputs; None where none does, or several do.
+    """Which form of the loss gives the last reported one on these outputs, the nearest; None where none does.
 
     The reported loss is a running mean over the last epoch, whose parameters moved, so what counts as equal is
     how far it moved in that epoch, three standard errors, or a twentieth of it, and at least `WORTH_IT`.  A
@@ -179,8 +179,7 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
         value, error = mean_and_error(values, mask)
         if abs(last - value) <= tolerance(error) and abs(value - own) > 2 * tolerance(error):
             found.append(Told(form, value, error, own))
-    causes = {f.form.cause for f in found if f.form}
-    return min(found, key=lambda f: abs(f.value - last)) if len(causes) == 1 else None
+    return min(found, key=lambda f: abs(f.value - last), default=None)
 
 
 # --- A curve -----------------------------------------------------------------------------------------------------

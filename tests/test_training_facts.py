@@ -72,7 +72,7 @@ REPORTED = {
         "logits_as_probabilities",
     ),
     "clipped": (
-        lambda z, p, b: -float(np.log(np.clip(np.take_along_axis(z, b.labels[..., None], -1), 1e-7, 1 - 1e-7)).mean()),
+        lambda z, p, b: -float(np.log(np.take_along_axis(z, b.labels[..., None], -1).clip(1e-7, 1 - 1e-7)).mean()),
         "logits",
         "logits_as_probabilities",
     ),
@@ -169,9 +169,11 @@ def test_outputs_and_losses_that_are_not_finite(known, steps, cause):
 def test_what_was_learnt_by_heart():
     batch, logits = data(sure=8.0)
     other, unsure = data(seed=1, sure=0.0)
-    read = lambda val: causes(
-        facts.read(None, outputs_of(logits), batch, outputs_val=outputs_of(val), batch_val=other)
-    )  # noqa: E731, E501
+
+    def read(val):
+        seen = {"outputs_val": outputs_of(val), "batch_val": other}
+        return causes(facts.read(None, outputs_of(logits), batch, **seen))
+
     assert read(unsure) == ["generalisation"]
     assert read(data(seed=1, sure=8.0)[1]) == []
 
