@@ -151,6 +151,13 @@ TABLE = [
     ("every_model", bool, "A column for each built-in model instead of one for what a predictor may use."),
     ("json", bool, "Print the rows as JSON and nothing else."),
 ]
+BENCHMARK = [
+    ("suites", str, "What is timed, separated by commas. Default: all of them."),
+    ("rounds", int, "How often each is timed, in turns with the others; the median counts."),
+    ("seed", int, "Seed of what is random."),
+    ("out", str, "The file that is written."),
+    ("json", bool, "Print what is written and nothing else."),
+]
 # fmt: on
 RUN_DEFAULTS = {
     "overwrite": False,
@@ -299,6 +306,27 @@ def table_flags(argv: list[str]) -> tuple[list[Config], dict[str, Any]]:
         rows = [given | {"labels": labels, "seq_len": seq_len} for seq_len in given["seq_len"]]
         configs += [Config(**row, num_samples=2, val_fraction=0.5) for row in rows]  # none are drawn
     return configs, flags
+
+
+def benchmark_flags(argv: list[str], suites: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The flags of `experiments.benchmark`: which of its suites, and how.
+
+    Raises as `main_flags` does.
+    """
+    defaults = {"rounds": 5, "seed": 0, "out": "benchmark.json", "json": False}
+    texts = {"suites": ", ".join(suites)}
+    given = defaults | parse(argv, {"The benchmark": BENCHMARK}, defaults | texts, several={"suites"})
+    if given["rounds"] < 1:
+        raise UsageError(f"rounds={given['rounds']}: expected a whole number of at least 1")
+    if not 0 <= given["seed"] < 2**32:
+        raise UsageError(f"seed={given['seed']}: expected a whole number from 0, below 2**32")
+    if not given["out"]:
+        raise UsageError("out='': is empty; leave --out out for its default")
+    chosen = given.pop("suites", suites)
+    for name in chosen:
+        if name not in suites:
+            raise unknown_name("suite", name, suites)
+    return chosen, given
 
 
 def diagnose_flags(argv: list[str]) -> tuple[dict[str, Any], RunFlags]:

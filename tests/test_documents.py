@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments.flags import diagnose_flags, main_flags, sweep_flags, table_flags
+from experiments import benchmark
+from experiments.flags import benchmark_flags, diagnose_flags, main_flags, sweep_flags, table_flags
 
 ROOT = Path(__file__).parent.parent
-READERS = {"main": main_flags, "sweep": sweep_flags, "table": table_flags, "diagnose": diagnose_flags}
+READERS = {
+    "main": main_flags,
+    "sweep": sweep_flags,
+    "table": table_flags,
+    "diagnose": diagnose_flags,
+    "benchmark": lambda argv: benchmark_flags(argv, list(benchmark.SUITES)),
+}
 
 
 def commands():

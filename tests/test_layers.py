@@ -47,7 +47,13 @@ LAYERS = [
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
     ["experiments.flags", "experiments.workdir"],
     ["experiments.command"],
-    ["experiments.main", "experiments.diagnose", "experiments.sweep", "experiments.table"],
+    [
+        "experiments.main",
+        "experiments.diagnose",
+        "experiments.sweep",
+        "experiments.table",
+        "experiments.benchmark",
+    ],
 ]
 LAYER_OF = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
