@@ -186,7 +186,8 @@ def unstable(random: Trial) -> Finding | None:
         curve is not None
         and curve.finite
         and curve.first <= score.prior * (1 + REACHED)
-        and curve.last - max(curve.first, score.prior) > WORTH_IT
+        and len(random.losses or []) > 3
+        and curve.last - max(curve.first, score.prior) > max(WORTH_IT, SIGMAS * curve.unsteady)
     )
     if not rising and (worst <= score.prior * (1 + REACHED) or (curve and curve.steady)):
         return None

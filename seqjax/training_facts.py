@@ -189,6 +189,7 @@ class Course(NamedTuple):
     """What a curve of losses did.  flat: it never moved.  falling: nats by which the second half fell.
 
     steady: every epoch was below the one before.  jump: the largest rise from one epoch to the next.
+    unsteady: the spread of those moves.
     """
 
     finite: bool
@@ -196,6 +197,7 @@ class Course(NamedTuple):
     steady: bool
     falling: float
     jump: float
+    unsteady: float
     first: float
     last: float
 
@@ -209,7 +211,7 @@ def course(losses: Sequence[float] | None) -> Course | None:
     if not finite.all():
         known = values[finite]
         first = float(known[0]) if len(known) else math.nan
-        return Course(False, False, False, 0.0, math.inf, first, float(values[-1]))
+        return Course(False, False, False, 0.0, math.inf, math.inf, first, float(values[-1]))
     moves = np.diff(values)
     # float32 sums of thousands of terms agree to about six digits.
     flat = float(np.abs(values - values[0]).max()) <= 1e-5 * max(1.0, abs(values[0]))
@@ -220,6 +222,7 @@ def course(losses: Sequence[float] | None) -> Course | None:
         steady=bool((moves < 0).all()),
         falling=float(half[0] - half[-1]),
         jump=float(max(0.0, moves.max())),
+        unsteady=float(moves.std()),
         first=float(values[0]),
         last=float(values[-1]),
     )
