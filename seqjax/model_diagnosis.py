@@ -266,7 +266,9 @@ def _allowed(climbed: Ladder, swaps: Dependence | None) -> dict[str, Any]:
     if swaps is not None and not np.isnan(swaps.matrix).all():
         label, step = np.nonzero(np.nan_to_num(swaps.matrix))
         needs = int(np.abs(label - step).max()) if len(label) else 0
-    return {"prior": climbed.rungs[0].loss, "floor": _loss(climbed, _best(climbed)), "needs": needs}
+    best = next(rung for rung in climbed.rungs if (rung.rung, rung.family) == _best(climbed))
+    floor = best.ci95[1] if best.ci95 is not None else best.loss
+    return {"prior": climbed.rungs[0].loss, "floor": floor, "needs": needs}
 
 
 def _worth(climbed: Ladder, error: float) -> float:
