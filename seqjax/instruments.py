@@ -180,9 +180,10 @@ class Lab:
         """`[N, T, C]`."""
         return log_p_of(self.predict(params, standardised)(x), self.kind).astype(np.float64)
 
-    def losses(self, log_p: np.ndarray) -> np.ndarray:
-        """Nats `[N, T]` of the validation sequences; infinite where not finite."""
-        losses = -np.take_along_axis(log_p, self.val.labels[..., None].astype(int), -1)[..., 0]
+    def losses_of(self, params: Any, x: np.ndarray, labels: np.ndarray, standardised: bool = False) -> np.ndarray:
+        """Nats `[N, T]`; infinite where not finite."""
+        log_p = self.log_p(params, x, standardised)
+        losses = -np.take_along_axis(log_p, labels[..., None].astype(int), -1)[..., 0]
         return np.where(np.isfinite(losses), losses, np.inf)
 
     def run(self, start: Any, segments: int, seed: int, standardised: bool = False, state: Any = None) -> Run:
@@ -199,7 +200,7 @@ class Lab:
             curve.append(np.stack([loss / np.maximum(steps, 1), largest]))
         losses, largest = np.concatenate(curve, 1)
         after = self.gradients(state.params, probe)
-        judged = self.losses(self.log_p(state.params, val.inputs, standardised))
+        judged = self.losses_of(state.params, val.inputs, val.labels, standardised)
         return Run(start, state, before, after, losses, largest, judged)
 
     def runs(self, starts: list[Any], segments: int, standardised: bool = False) -> list[Run]:
@@ -267,23 +268,26 @@ class Lab:
         mask = self.val.mask[:EVALUATED]
         return float(losses.sum(where=mask) / mask.sum())
 
-    def worth_of_far(self, params: Any, distance: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[N, K]` nats by which the loss of K steps rises when inputs so far from them are another sequence's.
+    def use_of_far(self, params: Any, distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`[N, K]` each: of K steps the loss in nats, the mask, and two bounds of what inputs so far away bring.
 
-        And the mask `[N, K]`.  Next to nothing where the model makes no use of them.
+        How much the loss rises when they are another sequence's: too much where a model is sure of what it has by
+        heart.  And what is gained over the step's class frequencies: too much where nearer inputs tell something.
         """
         x, mask = self.val.inputs[:EVALUATED], self.val.mask[:EVALUATED]
-        steps = mask.shape[1]
-        has_far = np.arange(steps)[(np.arange(steps) >= distance) | (np.arange(steps) < steps - distance)]
-        some = has_far[np.unique(np.linspace(0, len(has_far) - 1, min(len(has_far), FAR_STEPS)).astype(int))]
-        labels = self.val.labels[:EVALUATED, :, None].astype(int)
-        given = np.take_along_axis(self.log_p(params, x), labels, -1)[..., 0]
-        rises = []
+        steps = np.arange(mask.shape[1])
+        able = steps[(steps >= distance) | (steps < len(steps) - distance)]
+        some = able[np.unique(np.linspace(0, len(able) - 1, min(len(able), FAR_STEPS)).astype(int))]
+        labels = self.val.labels[:EVALUATED].astype(int)
+        given = self.losses_of(params, x, labels)
+        rises, gains = [], []
         for t in some:
-            far = np.abs(np.arange(steps) - t) >= distance
+            far = np.abs(steps - t) >= distance
             swapped = np.where(far[None, :, None], np.roll(x, 1, 0), x)
-            rises.append(given[:, t] - np.take_along_axis(self.log_p(params, swapped), labels, -1)[:, t, 0])
-        return np.stack(rises, 1), mask[:, some]
+            rises.append(self.losses_of(params, swapped, labels)[:, t] - given[:, t])
+            counts = np.bincount(self.train.labels[self.train.mask[:, t], t], minlength=labels.max() + 1) + 0.5
+            gains.append(-np.log(counts / counts.sum())[labels[:, t]] - given[:, t])
+        return given[:, some], mask[:, some], np.stack(rises, 1), np.stack(gains, 1)
 
     def influences(self, params: Any) -> dict[str, np.ndarray]:
         """How far outputs move with the inputs of a step, by the distance between the two `[T]`; NaN: not read.

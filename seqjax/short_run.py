@@ -44,7 +44,7 @@ SMALL, LARGE = 0.1, 10.0
 # With all parameters a tenth as large, gradients grow by 10 at most where a normalisation makes weights free of
 # scale, and shrink elsewhere; as much again comes of saturation alone.
 SATURATED = 100.0
-MOST = 0.5  # of a layer's units: what a ReLU leaves on at a standard initialisation and centred inputs
+MOST = 0.5  # of a layer's units (what a ReLU leaves on at a standard initialisation), of the nats to be had
 VANISHED = 1e-4  # the square root of Adam's eps, against which gradients of two layers are both divided
 # The square of a larger gradient is no float32, and Adam needs the square.
 OVERFLOWS = float(np.sqrt(np.finfo(np.float32).max))
@@ -328,7 +328,7 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
     lab, needs = seen.lab, seen.needs
     if seen.over is None or not needs or not seen.influences or needs >= lab.train.labels.shape[1]:
         return None
-    if not max(most(curve[needs:]) for of in seen.influences for curve in of["after"].values()) > 0:
+    if not max(most(c[needs:]) for of in seen.influences for c in of["after"].values()) > 0:
         return None  # not seen, for all that can be told
     # The noise of a mean over all steps of training, in units of what one step gives.
     limit = float((seen.updates * BATCH * lab.train.mask.sum(1).mean()) ** -0.5)
@@ -337,9 +337,13 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
     if high >= np.log10(limit):
         return None
     # Afterwards the gradient may have grown by what was learnt by heart: what counts is whether it is of use.
-    tried = [lab.worth_of_far(run.state.params, needs) for run in seen.runs]
-    worth = estimate(np.stack([rises for rises, _ in tried]), tried[0][1])
-    if worth.mean > SIGMAS * worth.se:
+    tried = [
+        np.stack(part) for part in zip(*(lab.use_of_far(r.state.params, needs) for r in seen.runs), strict=True)
+    ]
+    losses, mask, *bounds = tried
+    there, *brought = (estimate(of, mask[0]) for of in (losses, *bounds))
+    use = min(brought)
+    if use.mean > MOST * (use.mean + there.mean - (seen.floor or 0.0)):
         return None
     value = float(10 ** share.mean())
     return Finding(
@@ -348,7 +352,7 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
         (float(10**low), float(10**high)),
         f"The labels need inputs {needs} steps away, whose gradient at the start is {value:.1e} (value) of the "
         f"largest, below the {limit:.1e} that training can tell from noise; {seen.left}, and inputs so far away "
-        f"are worth {worth.mean:.3f} ± {1.96 * worth.se:.3f} to it.",
+        f"bring {max(0.0, use.mean):.3f} ± {1.96 * use.se:.3f}.",
         "Use a gated recurrence that starts by remembering (LSTM with a forget bias of 1 or more), orthogonal "
         "recurrent weights, attention, or connections that skip steps.",
     )

@@ -93,14 +93,19 @@ def test_influence_falls_as_the_model_forgets(lab):
     np.testing.assert_allclose(found["gradient"][1:] / found["gradient"][:-1], DECAY, rtol=0.02)
 
 
-def test_what_far_inputs_are_worth(lab):
-    rises, mask = lab.worth_of_far({"w": jnp.float32(0.0)}, 1)
-    assert mask.shape == rises.shape == (60, 6)
+def test_what_far_inputs_bring(lab):
+    losses, mask, rises, gains = lab.use_of_far({"w": jnp.float32(0.0)}, 1)
+    assert mask.shape == losses.shape == (60, 6)
+    np.testing.assert_allclose(losses, np.log(2), rtol=1e-5)
     assert not rises.any()
-    rises, _ = lab.worth_of_far({"w": jnp.float32(4.0)}, 1)
+    np.testing.assert_allclose(
+        gains[:, 1:].mean(), 0, atol=0.02
+    )  # guessing is as good; the first label is always 0
+    np.testing.assert_allclose(gains[:, 0], -np.log(2), atol=0.01)
+    _, _, rises, _ = lab.use_of_far({"w": jnp.float32(4.0)}, 1)
     assert rises.std() > 0.1
-    rises, _ = lab.worth_of_far({"w": jnp.float32(4.0)}, 5)
-    assert rises.shape == (60, 2)  # the first step and the last have inputs so far away
+    losses, _, rises, _ = lab.use_of_far({"w": jnp.float32(4.0)}, 5)
+    assert losses.shape == (60, 2)  # the first step and the last have inputs so far away
     np.testing.assert_allclose(rises[:, 0], 0, atol=1e-6)  # the first sees nothing behind it
 
 

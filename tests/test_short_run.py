@@ -19,7 +19,7 @@ PRIOR = 0.693
 def of(model, x, y, **known):
     trainable = model if hasattr(model, "init") and not isinstance(model, nn.Module) else zoo.trainable(model, x)
     return short_run.instrumented(
-        trainable, zoo.loaded(x, y), **({"needs": 0, "floor": 0.0, "seconds": 60.0} | known)
+        trainable, zoo.loaded(x, y), **({"needs": 0, "floor": 0.0, "seconds": 600.0} | known)
     )
 
 
@@ -231,10 +231,23 @@ def test_a_deep_stack_of_sigmoids(layers, expected):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("back", "expected"), [(50, ["vanishing_gradient"]), (2, [])])
+@pytest.mark.parametrize(("back", "expected"), [(20, ["vanishing_gradient"]), (1, [])])
 def test_steps_far_away_are_lost_where_the_labels_need_them(back, expected):
-    x, y = zoo.earlier_step(size=1000, steps=60, back=back)
-    assert causes(of(zoo.Rnn(nn.SimpleCell), x, y, needs=back)) == expected
+    x, y = zoo.earlier_step(size=1000, steps=24, back=back)
+    forgets = zoo.Rnn(nn.SimpleCell, initializers.normal(0.02))
+    assert causes(of(forgets, x, y, needs=back)) == expected
+
+
+@pytest.mark.full
+def test_a_gated_recurrence_loses_what_is_fifty_steps_away():
+    x, y = zoo.earlier_step(size=1000, steps=60, back=50)
+    assert causes(of(zoo.Rnn(nn.OptimizedLSTMCell), x, y, needs=50)) == ["vanishing_gradient"]
+
+
+@pytest.mark.full
+def test_and_what_is_five_steps_away_is_learnt():
+    x, y = zoo.earlier_step(size=2000, steps=10, back=5)
+    assert causes(of(zoo.Rnn(), x, y, needs=5)) == []
 
 
 def test_a_model_that_does_better_than_guessing_nowhere_is_stuck():

@@ -53,11 +53,15 @@ class Mlp(nn.Module):
 
 
 class Rnn(nn.Module):
+    """A recurrence and a layer; `recurrent` is how the weights from step to step start, if not as in Flax."""
+
     cell: Any = nn.GRUCell
+    recurrent: Any = None
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2)(nn.RNN(self.cell(32))(x))
+        start = {"recurrent_kernel_init": self.recurrent} if self.recurrent else {}
+        return nn.Dense(2)(nn.RNN(self.cell(32, **start))(x))
 
 
 class Conv(nn.Module):
