@@ -3,6 +3,8 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# As the library compiles its own programs; a test waits for the compiler most of the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import dataclasses
 import signal

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 from seqjax import data_facts
 from seqjax.arrays import load, split
@@ -302,7 +303,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *tiny.in_full(1, 2)])
 @pytest.mark.parametrize("kind", HEALTHY, ids=lambda kind: kind.__name__)
 def test_healthy_data_have_no_note(kind, seed):
     found = names(kind(np.random.default_rng([seed, 7])))
@@ -590,7 +591,7 @@ WITH = {
 CASES = [(fault, note, kind) for fault, note, kinds in FAULTS for kind in kinds]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *tiny.in_full(1, 2)])
 @pytest.mark.parametrize(
     ("fault", "note", "kind"), CASES, ids=[f"{f.__name__}-{n}-{k.__name__}" for f, n, k in CASES]
 )

@@ -317,8 +317,8 @@ def plain_epochs(config: Config, params, data: Batch):
 LOOPS = {
     "dense, a short last batch": {},
     "one batch larger than the data": {"batch_size": 100},
-    "bidirectional, clipped, decayed, scheduled": {
-        "model": "bidirectional_gru", "hidden_sizes": (4,), "optimizer": "adamw", "weight_decay": 0.1,
+    "recurrent, clipped, decayed, scheduled": {
+        "model": "gru", "hidden_sizes": (4,), "optimizer": "adamw", "weight_decay": 0.1,
         "grad_clip": 0.2, "schedule": "warmup_cosine", "warmup_epochs": 1.0, "learning_rate": 0.02, "seq_len": 3,
         "label_noise": 0.1, "seed": 7,
     },

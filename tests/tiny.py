@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from seqjax import experiment, models, tasks, training
 from seqjax.config import Config
@@ -12,6 +13,11 @@ from seqjax.config import Config
 SETTINGS: dict[str, Any] = {"num_features": 9, "num_samples": 60, "batch_size": 16, "num_epochs": 2}
 # The same as flags, and without a compilation cache: tests leave nothing behind in the user's home.
 ARGV = [*(f"--{name}={value}" for name, value in SETTINGS.items()), "--nocompilation_cache"]
+
+
+def in_full(*values: Any, when: Any = lambda value: True) -> list[Any]:
+    """Parameters of a test; those for which `when` holds take long and are left to `.ci/run --full`."""
+    return [pytest.param(value, marks=pytest.mark.full) if when(value) else value for value in values]
 
 
 def config(**settings: Any) -> Config:
