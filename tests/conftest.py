@@ -25,6 +25,24 @@ hypothesis.settings.register_profile("seqjax", deadline=None)
 hypothesis.settings.load_profile("seqjax")
 
 
+# Tests of one process share what it has made.  These files train the same models to the end (`outcomes.py`), or
+# compile the same probes; every other file is a group of its own.
+GROUPS = {
+    "outcomes": ("test_forecast", "test_diagnosis", "test_loss_budget"),
+    "probes": (
+        "test_probes", "test_ladder", "test_step_swaps", "test_alignment", "test_data_diagnosis", "test_diagnose"
+    ),
+}  # fmt: skip
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.stem
+        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(file, file)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def probes_built_once():
     """Probes of the same kind and shapes share a compiled program: it is the same, and to compile takes long."""

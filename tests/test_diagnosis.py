@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
 import numpy as np
 import outcomes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_forecast import TRAINED
+from test_forecast import AGAIN, TRAINED
 
 from experiments.flags import main_flags
 from seqjax import diagnosis, experiment, label_dependence, models, tasks
@@ -179,7 +180,12 @@ UNHEALTHY = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("name", "rule"), HEALTHY)
+def short(cases: list[tuple[str, ...]]) -> list[Any]:
+    """The cases; those of models that take long to train and ask nothing new are left to `.ci/run --full`."""
+    return [pytest.param(*case, marks=pytest.mark.full) if case[0] in AGAIN else case for case in cases]
+
+
+@pytest.mark.parametrize(("name", "rule"), short(HEALTHY))
 def test_healthy_experiments_are_healthy(name, rule):
     outcome = outcomes.trained(**TRAINED[name])[rule]
     verdict = outcome.verdict
@@ -189,7 +195,7 @@ def test_healthy_experiments_are_healthy(name, rule):
     assert verdict["remedies"] == []
 
 
-@pytest.mark.parametrize(("name", "rule", "cause"), UNHEALTHY)
+@pytest.mark.parametrize(("name", "rule", "cause"), short(UNHEALTHY))
 def test_every_cause_of_the_forecast_is_named_after_training(name, rule, cause):
     outcome = outcomes.trained(**TRAINED[name])[rule]
     assert outcome.cause == cause
