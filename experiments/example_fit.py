@@ -14,7 +14,7 @@ EPOCHS, BATCH = 10, 32
 def fit(x, y, mask):
     """`x [N, T, F]`, `y [N, T]`, `mask [N, T]` -> `predict(x) -> logits [N, T, C]`, and the loss of each epoch."""
     params = {"w": jnp.zeros((x.shape[-1], int(y.max()) + 1)), "b": jnp.zeros(int(y.max()) + 1)}
-    optimizer = optax.adam(1e-3)
+    optimizer = optax.adam(1e-2)
 
     def logits_of(params, x):
         return x @ params["w"] + params["b"]

@@ -38,6 +38,10 @@ UNTRAINED = {
 }
 
 
+# What a short run names because the loss stays above what all steps allow, before it is known what the model sees.
+HELD_BACK = {"stuck_at_prior", "vanishing_gradient", "dead_units", "saturated"}
+
+
 class Loss(NamedTuple):
     """A mean over scored steps in nats, and its standard error over sequences."""
 
@@ -145,6 +149,10 @@ def look(
         reached = _reached(climbed, val)
         values |= _account(climbed, on, train, val)
         if ours:  # how far it came says nothing of theirs; how far it could does
+            if val.mean - _floor(climbed, on) <= _worth(
+                climbed, val.error
+            ):  # it went as far as what it sees allows
+                findings = [finding for finding in findings if finding.cause not in HELD_BACK]
             reached |= not findings and _reached(climbed, Loss(_floor(climbed, on), val.error))
         else:
             findings += _terms(climbed, on, train, val)

@@ -4,6 +4,7 @@ import math
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -116,6 +117,20 @@ def test_a_fit_may_return_losses_in_any_usual_form_and_a_model(diagnosed):
     assert diagnosed("own", fit=lambda x, y: Model()).reached
     with pytest.raises(ConfigError, match="no list of numbers"):
         diagnosed("own", fit=lambda x, y, mask: (own_step, ["much"]))
+
+
+def test_a_model_that_cannot_see_what_labels_need_is_not_called_stuck(diagnosed):
+    """A Dense layer for each step, where every label is the last step's: it stops where it must."""
+
+    def init(key, x):
+        return {"w": 0.1 * jax.random.normal(key, (4, 2)), "b": jnp.zeros(2)}
+
+    def apply(params, x):
+        return jnp.einsum("ntf,fc->ntc", x, params["w"]) + params["b"][None, None]
+
+    looked = diagnosed("last", model=(init, apply))
+    assert looked.on == ("own_step", "linear")
+    assert not {"stuck_at_prior", "vanishing_gradient", "does_not_train"} & set(causes(looked))
 
 
 def test_an_error_of_theirs_is_theirs(diagnosed):
