@@ -22,6 +22,7 @@ from seqjax import data_diagnosis
 from seqjax.adapters import load_object
 from seqjax.arrays import KEYS, load
 from seqjax.report import diagnosis_console
+from seqjax.results import plain
 
 DOING = {  # what is being done after what was said
     "load": "training probes",
@@ -55,8 +56,7 @@ def main(argv: list[str]) -> None:
     with progress() as watch, contextlib.redirect_stdout(sys.stderr):
         values = data_diagnosis.diagnose(arrays, **known, watch=watch)
     values["environment"]["seconds"]["load"] += seconds
-    values = {"config": {"command": "diagnose", **given}, **values}
-    folder.clear()  # last of all: bad input loses nothing
+    values = {"config": plain({"command": "diagnose", **given}), **values}
     diagnosis_console.show(values, file=sys.stderr if flags.json else sys.stdout)
     write(folder, flags, values)
 
@@ -74,16 +74,18 @@ def progress() -> Iterator[Any]:
 
 
 def write(folder: Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
-    """Figures, and `result.json` last."""
+    """Figures, and `result.json` last; what was there goes when all that replaces it is made."""
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
 
-    workdir.write_json(folder / "config.json", values["config"])
     drawn = diagnosis_figures.draw(values)
     if "model" in values:  # what a run has, a diagnosed model has too, as far as it is known
         of_model = {key: values[key] for key in OF_MODEL if key in values}
         drawn |= {OF_MODEL_NAMES.get(name, name): figure for name, figure in figures.draw(of_model).items()}
-    for name, figure in drawn.items():
-        workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
+    folder.clear()
+    workdir.write_json(folder / "config.json", values["config"])
+    for name, picture in pictures.items():
+        workdir.write_whole(folder / f"{name}.png", picture)
     workdir.write_json(folder / "result.json", values)
     if flags.json:
         json.dump(values, sys.stdout, indent=1, allow_nan=False)

@@ -29,6 +29,7 @@ FILES = (
     "lengths.png",
     "ladder.png",
     "learning_curves.png",
+    "needs_and_sees.png",
     "sweep.jsonl",
     "sweep.png",
     "loss_by_length.png",

@@ -38,7 +38,7 @@ class Form(NamedTuple):
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """Inputs `[N, T, F]` as they were given."""
         as_they_are = np.issubdtype(self.x_dtype, np.floating) or self.tokens
-        x = np.asarray(x).astype(self.x_dtype if as_they_are else np.float32, copy=False)
+        x = np.array(x, self.x_dtype if as_they_are else np.float32)  # a copy: theirs may write to it
         if self.x_ndim == 2:
             x = x[..., 0] if self.tokens else x[:, 0]
         return x if self.batch_first else x.swapaxes(0, 1)

@@ -6,6 +6,7 @@ diagnosis in `result.json`.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from seqjax.results import plain
 
 Watch = Callable[[str, Any], None]
 VALIDATION_SEQUENCES = 2_000
+LEAST_CONTROL = 64  # sequences: with fewer a standard error of accuracy is above 0.06
 
 RUNG_WORDS = {
     "nothing": "nothing",
@@ -98,6 +100,18 @@ def diagnose(
         raise ConfigError(
             f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
         )
+    for name, value, least, right in (
+        ("seed", seed, 0, "a whole number of at least 0"),
+        (
+            "control_samples",
+            control_samples or LEAST_CONTROL,
+            LEAST_CONTROL,
+            f"0 for none, or {LEAST_CONTROL} or more",
+        ),
+        ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
+    ):
+        if value is not None and not least <= value < math.inf:
+            raise ConfigError(f"{name}={value}: expected {right}")
     if sees is not None and sees not in RUNGS:
         raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
     seconds, started = {}, time.perf_counter()

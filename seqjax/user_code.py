@@ -103,9 +103,9 @@ def guarded(function: Callable, what: str) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except UserCodeError:
+        except (UserCodeError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # sys.exit, and what frameworks cancel tasks with
             raise user_code_error(error, what) from error
 
     return call

@@ -55,6 +55,17 @@ def test_features_that_are_whole_numbers_are_floats_to_a_model():
     assert read.form.inputs(np.asarray(read.train.inputs)).dtype == np.float32
 
 
+def test_what_somebody_writes_into_their_arrays_stays_theirs():
+    read = arrays.load(x=X.copy(), y=Y)
+
+    def predict(x):
+        x[:] = 0
+        return x
+
+    read.form.predict(predict)(np.asarray(read.train.inputs))
+    np.testing.assert_array_equal(read.train.inputs, X)
+
+
 def test_the_mask_of_one_label_is_that_of_the_steps_before_it():
     mask = np.arange(T) < RNG.integers(1, T + 1, N)[:, None]
     read = arrays.load(x=X, y=Y[:, 0], mask=mask)

@@ -95,6 +95,14 @@ def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, caps
         (["--data={}/train.npz", "--observed_loss=much"], "observed_loss"),
         (["--data={}/train.npz", "--seq_len=2"], "seq_len"),
         (["--data={}/few.npz"], "sequences can be used"),
+        (["--data={}/train.npz", "--seed=-1"], "seed=-1: expected a whole number of at least 0"),
+        (
+            ["--data={}/train.npz", "--control_samples=-5"],
+            "control_samples=-5: expected 0 for none, or 64 or more",
+        ),
+        (["--data={}/train.npz", "--control_samples=1"], "control_samples=1: expected 0 for none"),
+        (["--data={}/train.npz", "--control_seconds=nan"], "control_seconds=nan: expected seconds, above 0"),
+        (["--data={}/train.npz", "--control_seconds=0"], "control_seconds=0"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(argv, said, data, monkeypatch, capsys):
@@ -205,5 +213,14 @@ def test_a_model_that_cannot_be_used_is_refused_with_their_own_frames(flag, said
         assert any("own_model.py" in frame for frame in frames)
         assert not any("seqjax" in frame for frame in frames)
     else:
-        assert frames == []
+        assert set(frames) <= {"imported"}, "what their module prints, and nothing of ours"
     assert not (module / "run" / "result.json").exists()
+
+
+def test_a_loss_that_is_no_number_is_read_and_written_as_none(data, monkeypatch, capsys, closed):
+    argv = ("--data", data / "train.npz", "--observed_loss=nan", "--workdir", data / "run", "--json")
+    code, out, _ = end(monkeypatch, capsys, *argv)
+    assert code == 0
+    values = json.loads(out)
+    assert values["observed"]["reading"] == "diverged"
+    assert values["config"]["observed_loss"] is None
