@@ -109,7 +109,7 @@ def form_of(x: Any, y: Any, batch_first: bool, steps: int, tokens: bool, per_seq
     flat = x.ndim == 2 and not tokens
     per_sequence |= y.ndim == 1 or (flat and y.ndim == 2)  # the one step that there is has no axis in y
     last = y.shape[-1] if y.ndim > (1 if per_sequence else 2) else 1
-    lowest = int(y.min()) if last == 1 else 0
+    lowest = int(np.min(y, where=np.isfinite(y), initial=0)) if last == 1 else 0
     return Form(
         tokens=tokens,
         x_ndim=x.ndim,
