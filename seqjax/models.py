@@ -49,7 +49,7 @@ class SharedDense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return narrow.dense(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:-1], self.features)
+        return narrow.dense(x, kernel, bias)
 
 
 class DenseStack(nn.Module):

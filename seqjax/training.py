@@ -239,8 +239,7 @@ def compile_programs(
         return draw(config, task, stream_key(seed, replicate, "data"), kept)
 
     axis_name = "replica" if mesh else None
-    of_data = None if shared else 0  # the axis of the replicates in what hangs on data and order,
-    layout = narrow.axis(shared)  # and in the state, while it learns
+    of_data = None if shared else 0  # the axis of the replicates in what hangs on data and order
 
     def order_key(seed: Array, replicate: Array, n: Array) -> jax.Array:
         return jax.random.fold_in(stream_key(seed, replicate, "order"), n)
@@ -274,6 +273,7 @@ def compile_programs(
         orders = order if shared else jax.vmap(order, (None, 0, None), spmd_axis_name=axis_name)
         index, valid = batches(jnp.arange(config.num_train), config.batch_size, shards)
         index = jnp.moveaxis(orders(seed, replicates, n)[..., index], -2, 0)  # [batches, R, B], or [batches, B]
+        layout = narrow.axis(shared, jax.tree.map(lambda a: a[0], state.params))  # while it learns
         axes = (layout, of_data, None, of_data, None, of_data, None)
         updates = jax.vmap(update, axes, (layout, 0), spmd_axis_name=axis_name)
 
