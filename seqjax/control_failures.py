@@ -1,7 +1,7 @@
 """A training that learns nothing, though the label stands among the features: which mistake is it?
 
-Imports `batch`, `control_data`, `control_findings`, `control_trials`, `findings`, `observed` and
-`training_facts`.
+Imports `batch`, `control_data`, `control_findings`, `control_trials`, `findings`, `observed`, `outputs`
+and `training_facts`.
 """
 
 import math
@@ -17,8 +17,11 @@ from seqjax.control_findings import confirmed, counted, finding, leaked, oversho
 from seqjax.control_trials import Trainer, Trial
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
+from seqjax.outputs import Outputs
 
 ONE_BATCH = 32  # sequences that most trainings take at once
+FEWER = 4  # times fewer sequences, after which outputs are nearer to where they began
+REACHES = 2  # steps by which labels are shifted by mistake
 RESPONDS = WORTH_IT / 10  # nats by which outputs differ between inputs: with less they are as good as constant
 
 
@@ -55,6 +58,39 @@ def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
     return names if loss < trial.score.prior / 2 else None
 
 
+def shifted(trainer: Trainer, trial: Trial) -> tuple[str, str, str] | None:
+    """The cause `outputs_shifted` or `outputs_reversed`, its evidence and remedy, where outputs are right for the
+    labels of other steps: of nine tenths of what the commonest class leaves open."""
+    shape, outputs = trainer.shape, trial.outputs
+    if outputs is None or trial.score is None or shape.per_sequence or shape.steps < 2:
+        return None
+    named, labels = outputs.log_p.argmax(-1), np.asarray(trial.test.labels)
+    mask, steps = np.asarray(trial.test.mask), shape.steps
+    best = 1 - REACHED * (1 - trial.score.commonest)
+    instead = f"for their own {trial.score.accuracy:.3f}"
+    for ahead in range(-REACHES, REACHES + 1):
+        ours = np.arange(max(0, -ahead), min(steps, steps - ahead))
+        counts = mask[:, ours + ahead]
+        if ahead == 0 or len(ours) < steps / 2 or not counts.any():  # of half of the steps one can tell enough
+            continue
+        right = (named[:, ours] == labels[:, ours + ahead])[counts].mean()
+        if right >= best:
+            where = f"{abs(ahead)} step{'s' * (abs(ahead) > 1)} {'later' if ahead > 0 else 'earlier'}"
+            return (
+                "outputs_shifted",
+                f"outputs are right for the label {where} (accuracy {right:.3f}; {instead})",
+                "The loss compares outputs with the labels of other steps: shift labels once, not twice or never.",
+            )
+    right = (named[:, ::-1] == labels)[mask].mean()
+    if right >= best:
+        return (
+            "outputs_reversed",
+            f"outputs are right for the label of the mirrored step (accuracy {right:.3f}; {instead})",
+            "Steps are reversed and not put back: flip the outputs, or the labels in the loss.",
+        )
+    return None
+
+
 def knows_prior(trial: Trial, shape: Shape) -> bool:
     """Its mean outputs are the labels' frequencies: nearer by three quarters than outputs that are all alike."""
     assert trial.outputs is not None
@@ -65,15 +101,33 @@ def knows_prior(trial: Trial, shape: Shape) -> bool:
     return own - best <= 0.25 * (math.log(len(shape.classes)) - best)
 
 
+def log_odds(outputs: Outputs, shape: Shape) -> np.ndarray:
+    """`[N, T]`: the log-odds of the first class in use against the last."""
+    return outputs.log_p[..., shape.classes[0]] - outputs.log_p[..., shape.classes[-1]]
+
+
 def response(trial: Trial, shape: Shape) -> float:
     """How far outputs differ between inputs: the spread of the log-odds of the first against the last class.
 
     At each step by itself: outputs may know their position, and nothing of their input.
     """
     assert trial.outputs is not None
-    odds = trial.outputs.log_p[..., shape.classes[0]] - trial.outputs.log_p[..., shape.classes[-1]]
+    odds = log_odds(trial.outputs, shape)
     steps = np.flatnonzero(np.asarray(trial.test.mask).all(0))
     return float(odds[:, steps].std(0).mean())
+
+
+def as_it_began(trainer: Trainer, own: Trial) -> bool:
+    """Whether outputs move with the input as they do after a few updates, but for an offset.
+
+    Within a hundredth of that: float32 log-probabilities are known to far less, a trained layer moves by far more.
+    """
+    few = trainer.run(data.own, ONE_BATCH)
+    if few.predict is None or own.outputs is None:
+        return False
+    before, after = (log_odds(o, trainer.shape) for o in (trainer.read(few.predict, own.test.inputs), own.outputs))
+    moved = after - before
+    return bool(moved.std() <= 0.01 * after.std())
 
 
 def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
@@ -97,6 +151,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             f"{same} ({told}), accuracy {score.accuracy:.3f}",
             "Check that classes are counted from 0 in the loss too, and the sign of the loss.",
         )
+    if elsewhere := shifted(trainer, own):
+        return found(*elsewhere)
     least = float(shape.frequencies.min())
     if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > 2 * math.log(shape.num_classes):
         return found(
@@ -134,6 +190,21 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         spread = response(own, shape)
         what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, "
         what += f"guessing {nats(score.prior)})"
+        if spread > RESPONDS and as_it_began(trainer, own):
+            return found(
+                "does_not_train",
+                f"{what}; they move with the input (log-odds spread {spread:.2g}) as they did after the first "
+                f"updates: only the last bias learns",
+                "Look whether the other layers are frozen (requires_grad, trainable), held by the optimiser, and "
+                "reached by the gradient.",
+            )
+        if spread > RESPONDS and not shape.per_sequence:
+            # Where a loss compares outputs with labels of other steps, it is such labels that meet their outputs.
+            for back in range(-REACHES, REACHES + 1):
+                if 0 < abs(back) < shape.steps:
+                    trial = trainer.run(data.shifted(lambda shape, back=back: back), n)
+                    if elsewhere := shifted(trainer, trial):
+                        return found(*elsewhere)
         if spread > RESPONDS:
             # What moves with the input and is trained would find the feature first, if labels met their outputs.
             return found(
@@ -151,13 +222,26 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         )
     if curve and curve.steady and not curve.flat:
         return [slow(own, 1.0)]
-    if follows(own, flipped, shape):
+    if curve and not curve.flat and (spread := response(own, shape)) <= RESPONDS:
         return found(
-            "learning_rate_low",
-            f"after training on reversed labels outputs differ by "
-            f"{np.abs(own.outputs.log_p - flipped.outputs.log_p).mean():.1g} nats, in the right direction",
-            facts.RAISE,
+            "stuck_at_prior",
+            f"outputs are the same whatever the input (log-odds spread {spread:.2g}), the loss is "
+            f"{nats(score.loss)}, guessing {nats(score.prior)}",
+            "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
+            "for a gradient that is cut off.",
         )
+    for size in (n, n // FEWER):
+        pair = (
+            (own, flipped)
+            if size == n
+            else (trainer.run(data.own, size), trainer.run(data.own, size, reversed_labels(shape)))
+        )
+        if apart := follows(*pair, shape):
+            return found(
+                "learning_rate_low",
+                f"after training on reversed labels outputs differ by {apart:.1g} nats in the right direction",
+                facts.RAISE,
+            )
     moved = "the loss did not move" if curve and curve.flat else reported
     return found(
         "does_not_train",
@@ -168,20 +252,17 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     )
 
 
-def follows(own: Trial, flipped: Trial, shape: Shape) -> bool:
-    """Whether outputs differ toward the labels that they were trained on, by three standard errors.
+def follows(own: Trial, flipped: Trial, shape: Shape) -> float:
+    """By how many nats outputs differ toward the labels that they were trained on; 0 below three standard errors.
 
     They differ by less than half of what they differ by between inputs: both trainings began with the same
     parameters, else these would make the difference, and it would be larger than that.
     """
-    assert own.outputs is not None
-    assert flipped.predict is not None
-    assert flipped.outputs is not None
-    if not np.array_equal(own.test.inputs, flipped.test.inputs):
-        return False
+    if own.outputs is None or flipped.outputs is None or not np.array_equal(own.test.inputs, flipped.test.inputs):
+        return 0.0
     difference = own.outputs.log_p - flipped.outputs.log_p
     if difference.std() > own.outputs.log_p.std() / 2:
-        return False
+        return 0.0
     # What the last bias learns of how often classes occur is no matter here.
     difference = difference - np.mean(
         [difference[own.test.mask & (own.test.labels == c)].mean(0) for c in shape.classes], 0
@@ -189,7 +270,7 @@ def follows(own: Trial, flipped: Trial, shape: Shape) -> bool:
     toward = facts.chosen(difference, own.test.labels) - facts.chosen(difference, flipped.test.labels)
     mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
     each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
-    return bool(mean > SIGMAS * error and min(each) >= 0)
+    return mean if mean > SIGMAS * error and min(each) >= 0 else 0.0
 
 
 def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:

@@ -124,6 +124,19 @@ def slow(trial: Trial, ratio: float) -> Finding:
     )
 
 
+def too_few(trial: Trial, n: int) -> Finding:
+    """It learns from more sequences than there are: updates are too few, or too small."""
+    assert trial.score is not None
+    return finding(
+        "learning_rate_low",
+        trial,
+        0.0,
+        f"One feature is the label: after {n} sequences, as many as you have, nothing of it is learnt; after "
+        f"{trial.n} the loss is {nats(trial.score.loss)}, guessing gives {nats(trial.score.prior)}.",
+        facts.RAISE,
+    )
+
+
 def too_slow(trial: Trial, reachable: float, ratio: float) -> bool:
     """Whether a loss that falls would not come halfway to what is there, with `ratio` times the updates."""
     curve = facts.course(trial.losses)

@@ -31,6 +31,7 @@ from seqjax.control_findings import (
     padding_finding,
     slow,
     state,
+    too_few,
     too_slow,
     unstable,
 )
@@ -41,6 +42,7 @@ from seqjax.observed import REACHED, nats
 SAMPLES = 2048  # sequences of a control: a multiple of every usual batch size
 MORE = 4  # times as many, where it was learning, or learnt nothing
 SECONDS = 45.0
+SHORT = 2  # steps of a sequence, over which nothing has room to grow
 Watch = Callable[[str, Any], None]
 
 
@@ -132,7 +134,7 @@ def run(
         why = "own_feature is at chance" if failed else "own_feature could not be run"
         for control in rest:
             job.row(control, None, f"Not run: {why}, so this one could not tell.")
-        return Report([job.rows[c.name] for c in CONTROLS], job.findings)
+        return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, n) if failed else job.findings)
     seen = None
     try:
         seen = sight(job.trainer, own)
@@ -143,7 +145,7 @@ def run(
     for control in rest:
         _one(job, control, own, seen, total)
     job.findings += _of_losses(job, own)
-    return Report([job.rows[c.name] for c in CONTROLS], job.findings)
+    return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, own.n))
 
 
 def _of_losses(job: _Run, own: Trial) -> list[Finding]:
@@ -160,6 +162,32 @@ def _of_losses(job: _Run, own: Trial) -> list[Finding]:
         return [high]
     high = overshoot(list(job.trials.items()), job.trainer.shape)
     return [high] if high else []
+
+
+def _by_length(job: _Run, n: int) -> list[Finding]:
+    """The findings; a training that blows up over many steps and not over two has gradients that grow with them.
+
+    Blows up: where a feature is the label it loses three times what outputs that say nothing do, or is not finite.
+    """
+    shape, limit = job.trainer.shape, 3 * math.log(job.trainer.shape.num_classes)
+    own = job.trials["own_feature"]
+    assert own.score is not None
+    if all(loss <= limit for loss in (own.score.loss, *(own.losses or []))) or shape.steps < 2 * SHORT:
+        return job.findings
+    for i, high in enumerate(job.findings):
+        if high.cause != "learning_rate_high" or job.each > job.left:
+            continue
+        short = job.trainer._replace(shape=shape._replace(steps=SHORT)).run(data.own, n)
+        calm = all(loss <= limit for loss in short.losses or [])
+        if short.score is None or state(short.score, 0.0) != "passed" or not calm:
+            continue
+        text = (
+            f"{high.evidence} With {SHORT} steps a sequence instead of {shape.steps} the same training learns "
+            f"(loss {nats(short.score.loss)}): what is too large grows from step to step."
+        )
+        remedy = "Clip the gradient's norm (at 1); start recurrent weights orthogonal, or use an LSTM or a GRU."
+        job.findings[i] = Finding("exploding_gradient", high.value, high.ci95, text, remedy)
+    return job.findings
 
 
 def near_unit_scale(shape: Shape) -> bool:
@@ -188,8 +216,14 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         if other.score is not None and state(other.score, 0.0) != "chance":
             job.trainer, trial, found = scaled, other, state(other.score, 0.0)
     size = n
-    if found == "learning" and total > n and MORE * trial.seconds < job.left / 3:
-        again = job.trainer.run(control.draw, min(total, MORE * n))
+    if found == "chance" and 2 * MORE * trial.seconds < job.left / 3:  # few updates look like none
+        again = job.trainer.run(control.draw, MORE * n)
+        if again.score is not None:
+            trial, size, found = again, again.n, state(again.score, 0.0)
+            if found != "chance" and total <= n:
+                job.findings.append(too_few(trial, n))
+    if found == "learning" and total > size and MORE * trial.seconds < job.left / 3:
+        again = job.trainer.run(control.draw, min(total, MORE * size))
         if again.score is not None:
             trial, size, found = again, again.n, state(again.score, 0.0)
     curve = facts.course(trial.losses)
@@ -198,6 +232,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         flipped = job.trainer.run(control.draw, size, reversed_labels(job.trainer.shape))
         if (curve and curve.flat) or (flipped.score is not None and state(flipped.score, 0.0) == "chance"):
             found = "chance"
+            job.findings.clear()
         elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape):
             found = "chance"  # it moved by so little that what it knows was there before
     job.each, job.trials["own_feature"] = trial.seconds, trial

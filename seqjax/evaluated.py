@@ -1,4 +1,6 @@
-"""A model's outputs beside the labels: losses and accuracy by sequence and by step.  Imports `findings` and `outputs`.
+"""A model's outputs beside the labels: losses and accuracy by sequence and by step.
+
+Imports `findings` and `outputs`.
 
 Sequences are the units that are independent, so every standard error is over sequences.
 """

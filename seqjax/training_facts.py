@@ -110,6 +110,16 @@ def _all_pairs(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None
     return -(o.log_p @ (counts / counts.sum()))
 
 
+def _viewed(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """The class axis brought before the steps by a view: the same numbers, read as other steps and classes."""
+    n, steps, classes = o.raw.shape
+    if o.kind != "logits" or min(steps, classes) == 1:
+        return None
+    z = o.raw.astype(np.float64).reshape(n, classes, steps).swapaxes(1, 2)
+    z = z - z.max(-1, keepdims=True)
+    return np.log(np.exp(z).sum(-1)) - chosen(z, y)
+
+
 class Form(NamedTuple):
     """A wrong form of the cross-entropy.  losses: `(outputs, labels, mask) -> [N, T]`, None where it cannot be."""
 
@@ -132,6 +142,9 @@ FORMS = (
          "NLLLoss takes log-probabilities: put a log_softmax before it, or use CrossEntropyLoss on logits."),
     Form("wrong_loss", _wrong_sign, "the log-likelihood with the wrong sign",
          "Minimise minus the log-likelihood: the sign of the loss is wrong."),
+    Form("scrambled_axes", _viewed, "outputs [N, T, C] read as [N, C, T] without a transpose",
+         "Bring the class axis forward with a transpose (permute, swapaxes): a view or reshape keeps the order of "
+         "the numbers, and mixes steps with classes."),
     Form("wrong_loss", _all_pairs, "the mean over all pairs of outputs and labels, as broadcasting makes it",
          "Give outputs and labels one shape before the loss: [M, 1] against [M] broadcasts to [M, M]."),
 )  # fmt: skip
