@@ -48,17 +48,17 @@ def main(argv: list[str]) -> None:
         own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
     arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
     seconds = time.perf_counter() - started
-    folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
-    command.use_compilation_cache(cache)
-    # Matplotlib takes a while to import; it may do so while probes train.
-    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
-    known = {name: value for name, value in given.items() if name not in ARRAYS} | own
-    with progress() as watch, contextlib.redirect_stdout(sys.stderr):
-        values = data_diagnosis.diagnose(arrays, **known, watch=watch)
-    values["environment"]["seconds"]["load"] += seconds
-    values = {"config": plain({"command": "diagnose", **given}), **values}
-    diagnosis_console.show(values, file=sys.stderr if flags.json else sys.stdout)
-    write(folder, flags, values)
+    with open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite) as folder:
+        command.use_compilation_cache(cache)
+        # Matplotlib takes a while to import; it may do so while probes train.
+        threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
+        known = {name: value for name, value in given.items() if name not in ARRAYS} | own
+        with progress() as watch, contextlib.redirect_stdout(sys.stderr):
+            values = data_diagnosis.diagnose(arrays, **known, watch=watch)
+        values["environment"]["seconds"]["load"] += seconds
+        values = {"config": plain({"command": "diagnose", **given}), **values}
+        diagnosis_console.show(values, file=sys.stderr if flags.json else sys.stdout)
+        write(folder, flags, values)
 
 
 @contextlib.contextmanager
