@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -131,9 +132,17 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
 
 
 MODULE = """
+import ctypes
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 print("imported")
+os.write(1, b"written")
+subprocess.run(["echo", "a child"])
+ctypes.CDLL(None).puts(b"from C")
 
 def predict(x):
     print("predicting")
@@ -159,12 +168,15 @@ def module(data, monkeypatch):
     return data
 
 
-def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capsys):
+def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capfd):
     argv = ("--data=train.npz", "--predict=own_model:predict", "--workdir", module / "run", "--json")
-    code, out, err = end(monkeypatch, capsys, *argv)
+    code, out, err = end(monkeypatch, capfd, *argv)
     assert code == 0
     assert err.count("imported") == 1
-    assert "predicting" in err
+    for printed in ("written", "a child", "from C", "predicting"):
+        assert printed in err
+    os.write(1, b"as before")
+    assert capfd.readouterr().out == "as before"
     values = json.loads(out)
     assert values["config"]["predict"] == "own_model:predict"
     assert values["model"]["rung"] == "own_step"
