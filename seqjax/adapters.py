@@ -27,7 +27,7 @@ import numpy as np
 
 from seqjax.config import ConfigError
 from seqjax.frameworks import KEYS, Foreign, foreign, is_a, is_keras, parameters_of
-from seqjax.outputs import Outputs, log_probabilities, read_outputs, to_numpy
+from seqjax.outputs import Outputs, log_probabilities, read_outputs, to_numpy, too_few_text
 from seqjax.user_code import UserCodeError, guarded, load_object
 
 __all__ = [
@@ -343,8 +343,8 @@ def _misfit_text(out: Any, shape: tuple, num_classes: Any, per: str, what: str) 
     if found is None:
         return f"{what} gives a {type(out).__name__} for x {given}: expected one array {right}"
     guess = ""
-    if found[:2] == shape[:2] and len(found) == 3:
-        guess = "; too few outputs, or labels that are counted from one"
+    if found[:2] == shape[:2] and len(found) == 3 and num_classes:
+        guess = f"; {too_few_text(found[2], num_classes)}"
     elif found[:1] == shape[:1] and len(found) == 2 and per == "step":
         guess = "; one output a sequence, where every step has a label"
     return f"{what} gives {list(found)} for x {given}: expected {right}{guess}"

@@ -213,9 +213,9 @@ def test_dropout_of_a_pair_is_on_in_training_alone():
 # --- Shapes ------------------------------------------------------------------------------------------------------
 
 MISFITS = {
-    "too few outputs": (lambda p, x: apply(p, x)[..., :2], "too few outputs, or labels that are counted from one"),
+    "too few outputs": (lambda p, x: apply(p, x)[..., :2], r"outputs have 2 classes, labels have 3 \(0 to 2\)"),
     "one a sequence": (lambda p, x: apply(p, x)[:, -1], "one output a sequence, where every step has a label"),
-    "one unit for three classes": (lambda p, x: apply(p, x)[..., :1], "too few outputs"),
+    "one unit for three classes": (lambda p, x: apply(p, x)[..., :1], "outputs have 1 class, labels have 3"),
     "four axes": (lambda p, x: apply(p, x)[..., None], "expected"),
     "no array": (lambda p, x: {"a": apply(p, x)}, "gives a dict"),
 }
@@ -474,7 +474,7 @@ def test_haiku_with_state_and_training():
 @frameworks
 def test_haiku_misfit():
     hk = need("haiku")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(hk.transform(lambda x: hk.Linear(2)(x)), X, C)
 
 
@@ -545,7 +545,7 @@ def test_equinox_of_one_step_and_of_whole_batches():
 @frameworks
 def test_equinox_misfit():
     eqx = need("equinox")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(eqx.nn.MLP(F, 2, 8, 1, key=jax.random.key(0)), X, C)
     with pytest.raises(UserCodeError, match=r"^--model: MLP raised "):
         as_trainable(eqx.nn.MLP(F + 1, C, 8, 1, key=jax.random.key(0)), X, C)
@@ -664,7 +664,7 @@ def test_settled_statistics_of_keras():
 @frameworks
 def test_keras_misfits():
     keras = need("keras")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(keras_model(keras, classes=2), X, C)
     layers = keras.layers
     last = keras.Sequential([layers.Input((T, F)), layers.LSTM(8), layers.Dense(C)])
