@@ -22,6 +22,7 @@ from flax import nnx
 
 from seqjax.adapters import Trainable, UserCodeError, as_predict, as_trainable, read_outputs
 from seqjax.config import ConfigError
+from seqjax.instruments import flat, kernels
 
 N, T, F, C = 12, 6, 4, 3
 X = np.random.default_rng(0).normal(size=(N, T, F)).astype(np.float32)
@@ -590,6 +591,8 @@ def test_keras_parameters_are_drawn_by_their_initialisers():
     model = keras_model(keras)
     names = [v.name for v in model.trainable_variables]
     drawn = as_trainable(model, X, C).init(jax.random.key(3))
+    assert list(drawn) == [v.path for v in model.trainable_variables]
+    drawn = jax.tree.leaves(drawn)
     for name, value, variable in zip(names, drawn, model.trainable_variables, strict=True):
         fixed = name in ("bias", "beta", "gamma")
         assert bool((value == variable.value).all()) == fixed, name
@@ -598,6 +601,31 @@ def test_keras_parameters_are_drawn_by_their_initialisers():
     kernel = np.asarray(drawn[names.index("kernel")])
     assert kernel.min() < 0 < kernel.max()
     assert np.abs(kernel).max() <= np.sqrt(6 / (F + 32))  # Glorot's bound
+
+
+@frameworks
+def test_keras_parameters_have_their_paths_in_findings():
+    keras = need("keras")
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((None, F)), layers.Dense(8, name="first"), layers.Dense(C, name="last")], name="own"
+    )
+    params = as_trainable(model, X, C).params
+    assert list(flat(params)) == ["own/first/kernel", "own/first/bias", "own/last/kernel", "own/last/bias"]
+    assert kernels(flat(params)) == ["own/first/kernel", "own/last/kernel"]
+
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__(name="twins")
+            self.one, self.two = layers.Dense(8, name="twin"), layers.Dense(C, name="twin")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    got = as_trainable(Twins(), X, C)
+    drawn = got.init(jax.random.key(0))
+    assert len(flat(drawn)) == 4
+    assert got.apply(drawn, X).shape == (N, T, C)
 
 
 @frameworks
