@@ -49,7 +49,7 @@ PREDICTS = (
 )
 TRAINABLES = (
     "a Flax Linen module or (module, variables), a Flax NNX or Equinox module, a Keras model, (init, apply), "
-    "or a function without arguments that returns one of these"
+    "or a function of no arguments, or of a key alone, that returns one of these"
 )
 
 
@@ -95,7 +95,7 @@ def as_predict(obj: Any, flag: str = "--predict", *, tokens: bool = False) -> Ca
     what = f"{flag}: {_name(obj)}"
     call = _predict_of(obj, what, tokens)
     if call is None:
-        raise ConfigError(f"{what} is a {type(obj).__name__}: expected {PREDICTS}")
+        raise _unfit(obj, flag, PREDICTS)
     call = guarded(call, what)
 
     def predict(x: np.ndarray) -> np.ndarray:
@@ -127,11 +127,12 @@ def as_trainable(
     if made is None:
         if is_keras(obj) or is_a(obj, "torch.nn", "Module"):
             return as_predict(obj, flag, tokens=x.dtype.kind in "bui" and x.ndim == 3 and x.shape[2] == 1)
-        hint = "; what predicts goes to --predict" if inspect.isroutine(obj) else ""
-        raise ConfigError(f"{name} is a {type(obj).__name__}: expected {TRAINABLES}{hint}")
+        hint = f"; {_signature(obj)} is neither; what predicts goes to --predict" if inspect.isroutine(obj) else ""
+        raise _unfit(obj, flag, f"{TRAINABLES}{hint}")
     if remake is not None:  # made of a key just now; a factory without one may have loaded what was trained
         made = made._replace(params=None, trained=False)
-    model = _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    found = _search(made, x.shape, x.dtype, num_classes, labels_per, name)
+    model = _trainable(*found)
     if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
         return model.settled(model.init(jax.random.key(0)), np.asarray(x[:BATCH]))
     return model
@@ -147,7 +148,24 @@ def _example(x: np.ndarray) -> np.ndarray:
 
 
 def _name(obj: Any) -> str:
+    if type(obj) is tuple:
+        return f"({', '.join(map(_name, obj))})"
     return getattr(obj, "__name__", None) or type(obj).__name__
+
+
+def _unfit(obj: Any, flag: str, expected: str) -> ConfigError:
+    named = getattr(obj, "__name__", None) or "what was given"
+    kind = "a class" if inspect.isclass(obj) else f"of type {type(obj).__name__}"
+    of = f" {_name(obj)}" if type(obj) is tuple else ""
+    return ConfigError(f"{flag}: {named} is {kind}{of}; expected {expected}")
+
+
+def _signature(function: Any) -> str:
+    return f"{_name(function)}({', '.join(parameters_of(function))})"
+
+
+def _is_key(name: str) -> bool:
+    return name in (*KEYS, "rngs") or name.lower().endswith("key")
 
 
 class _Product(NamedTuple):
@@ -164,8 +182,8 @@ def _from_factory(obj: Any, flag: str) -> _Product:
         return _Product(obj)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = {name: p for name, p in parameters_of(obj).items() if p.kind not in rest}
-    needed = [name for name, p in parameters.items() if p.default is p.empty]
-    others = [name for name in needed if name not in (*KEYS, "rngs")]
+    needed = [name for name, p in parameters.items() if p.default is p.empty or _is_key(name)]
+    others = [name for name in needed if not _is_key(name)]
     if is_class and others:
         raise ConfigError(
             f"{flag}: {_name(obj)} is a class that needs {', '.join(others)}: expected an object of it, or a "
@@ -197,7 +215,7 @@ def _predict_of(obj: Any, what: str, tokens: bool) -> Callable | None:
     made = foreign(obj)
     if made is not None:
         if made.params is None:
-            raise ConfigError(f"{what} has no parameters: expected {PREDICTS}")
+            raise ConfigError(f"{what} has no trained parameters; expected {PREDICTS}")
         return _predict_of_made(made, what)
     if callable(obj) and not inspect.isclass(obj):
         return obj

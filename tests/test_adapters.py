@@ -146,19 +146,46 @@ def test_errors_of_a_predict_are_the_users():
     assert "seqjax/adapters.py" not in e.value.frames
 
 
-@pytest.mark.parametrize("obj", [3, None, "name", [1], {"a": 1}, object()])
-def test_what_does_not_predict_is_refused(obj):
-    with pytest.raises(ConfigError, match=r"^--predict: .* is a .*: expected predict\(x\), a PyTorch module") as e:
+class Unfit:
+    pass
+
+
+UNFIT = {  # what was given, and how it is named
+    "a number": (3, "what was given is of type int"),
+    "None": (None, "what was given is of type NoneType"),
+    "text": ("name", "what was given is of type str"),
+    "a list": ([1], "what was given is of type list"),
+    "a dict": ({"a": 1}, "what was given is of type dict"),
+    "an object": (Unfit(), "what was given is of type Unfit"),
+    "a pair": ((Unfit, 3), r"what was given is of type tuple \(Unfit, int\)"),
+    "a factory of a class": (lambda: Unfit, "Unfit is a class"),
+}
+
+
+@pytest.mark.parametrize(("obj", "named"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_predict_is_refused(obj, named):
+    with pytest.raises(ConfigError, match=rf"^--predict: {named}; expected predict\(x\), a PyTorch module") as e:
         as_predict(obj)
     assert "\n" not in str(e.value)
-    with pytest.raises(ConfigError, match=r"^--model: .*expected a Flax Linen module") as e:
+    with pytest.raises(ConfigError, match=rf"^--model: {named}; expected a Flax Linen module") as e:
         as_trainable(obj, X, C)
     assert "\n" not in str(e.value)
 
 
 def test_a_predict_is_no_model():
-    with pytest.raises(ConfigError, match=r"what predicts goes to --predict"):
+    with pytest.raises(ConfigError, match=r"<lambda>\(x\) is neither; what predicts goes to --predict"):
         as_trainable(lambda x: x, X, C)
+
+    def make(width, key):
+        return init, apply
+
+    with pytest.raises(ConfigError, match=r"or of a key alone, .*; make\(width, key\) is neither"):
+        as_trainable(make, X, C)
+
+
+@pytest.mark.parametrize("make", [lambda key: (init, apply), lambda init_key=None: (init, apply)])
+def test_a_factory_may_take_a_key(make):
+    assert as_trainable(make, X, C).params is None
 
 
 def init(key):
@@ -264,7 +291,7 @@ def test_errors_of_a_model_are_the_users():
         return x @ jnp.ones((7, C))
 
     with pytest.raises(
-        UserCodeError, match=r"^--model: tuple raised TypeError: dot_general.*test_adapters.py, line"
+        UserCodeError, match=r"^--model: \(init, bad\) raised TypeError: dot_general.*test_adapters.py, line"
     ) as e:
         as_trainable((init, bad), X, C)
     assert "jnp.ones((7, C))" in e.value.frames
@@ -339,7 +366,7 @@ def test_a_factory_may_have_loaded_what_was_trained():
 
 def test_linen_without_variables_does_not_predict():
     with pytest.raises(
-        ConfigError, match=r"^--predict: Linen has no parameters: expected .*\(module, variables\)"
+        ConfigError, match=r"^--predict: Linen has no trained parameters; expected .*\(module, variables\)"
     ):
         as_predict(Linen())
 
