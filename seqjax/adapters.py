@@ -132,6 +132,7 @@ def as_trainable(
     if remake is not None:  # made of a key just now; a factory without one may have loaded what was trained
         made = made._replace(params=None, trained=False)
     found = _search(made, x.shape, x.dtype, num_classes, labels_per, name)
+    _refuse_params(*found, name)
     model = _trainable(*found)
     if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
         return model.settled(model.init(jax.random.key(0)), np.asarray(x[:BATCH]))
@@ -328,6 +329,29 @@ def _search(
         assert raised is not None
         raise raised
     raise ConfigError(_misfit_text(misfit, (n, *shape[1:]), num_classes, labels_per, what))
+
+
+def _refuse_params(one: Foreign, form: _Form, what: str) -> None:
+    """ConfigError where there is nothing to train, or something that cannot be."""
+    found = []
+
+    def look() -> int:
+        params = one.init(jax.random.key(0), form.example) if one.params is None else one.params
+        found.extend(jax.tree_util.tree_flatten_with_path(params)[0])
+        return 0
+
+    jax.eval_shape(look)  # nothing is computed for that
+    if not found:
+        raise ConfigError(
+            f"{what} has no parameters, so there is nothing to train; what predicts goes to --predict"
+        )
+    for path, leaf in found:
+        if not isinstance(leaf, float) and not (hasattr(leaf, "dtype") and _floating(leaf)):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise ConfigError(
+                f"{what}: {where} is of type {kind}; expected float arrays, as all of params is trained"
+            )
 
 
 def _outputs(one: Foreign, form: _Form, training: bool | None, x: Any) -> Any:

@@ -188,6 +188,25 @@ def test_a_factory_may_take_a_key(make):
     assert as_trainable(make, X, C).params is None
 
 
+PARAMS = {  # what init returns, and what is said of it
+    "nothing": ({}, "has no parameters, so there is nothing to train; what predicts goes to --predict"),
+    "None": ({"w": None}, "has no parameters"),
+    "text": ({"w": np.ones(3), "name": "mine"}, r"params\['name'\] is of type str; expected float arrays"),
+    "a count": ({"w": np.ones(3), "n": np.arange(3)}, r"params\['n'\] is of type int"),
+}
+
+
+@pytest.mark.parametrize(("params", "said"), PARAMS.values(), ids=PARAMS)
+def test_params_that_cannot_be_trained_are_refused(params, said):
+    def always(params, x):
+        return jnp.zeros((*x.shape[:-1], C))
+
+    with pytest.raises(ConfigError, match=said) as e:
+        as_trainable((lambda key: params, always), X, C)
+    assert str(e.value).startswith("--model: (<lambda>, always)")
+    assert "\n" not in str(e.value)
+
+
 def init(key):
     a, b = jax.random.split(key)
     return {"w": jax.random.normal(a, (F, 8)), "v": jax.random.normal(b, (8, C))}
