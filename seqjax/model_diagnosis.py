@@ -20,6 +20,7 @@ from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.ladder import Key, Ladder
 from seqjax.observed import REACHED, nats
 from seqjax.step_swaps import Dependence
+from seqjax.user_code import refuse_fit
 
 Watch = Callable[[str, Any], None]
 
@@ -193,6 +194,7 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
     Theirs is given arrays in their own form, and may return a model instead of a function, or a Keras History
     instead of a list.  Raises ConfigError for anything else, UserCodeError where theirs raises.
     """
+    refuse_fit(fit, "fit", "what was given")
     own = form.fit(adapters.guarded(fit, "--fit: fit"))
 
     def fitted(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Callable[..., Any], list[float] | None]:

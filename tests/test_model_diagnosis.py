@@ -117,6 +117,8 @@ def test_a_fit_may_return_losses_in_any_usual_form_and_a_model(diagnosed):
     assert diagnosed("own", fit=lambda x, y: Model()).reached
     with pytest.raises(ConfigError, match="no list of numbers"):
         diagnosed("own", fit=lambda x, y, mask: (own_step, ["much"]))
+    with pytest.raises(ConfigError, match=r"^fit: it is <lambda>\(x\); expected a function fit\(x, y, mask\) or"):
+        diagnosed("own", fit=lambda x: own_step)
 
 
 def test_a_model_that_cannot_see_what_labels_need_is_not_called_stuck(diagnosed):
