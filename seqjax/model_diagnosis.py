@@ -17,6 +17,7 @@ from seqjax.as_given import Form
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.frameworks import is_a
 from seqjax.ladder import Key, Ladder
 from seqjax.observed import REACHED, nats
 from seqjax.step_swaps import Dependence
@@ -41,6 +42,8 @@ UNTRAINED = {
 
 # What a short run names because the loss stays above what all steps allow, before it is known what the model sees.
 HELD_BACK = {"stuck_at_prior", "vanishing_gradient", "dead_units", "saturated"}
+
+RETURNS = "predict(x), a model, or (either of these, the loss of each epoch)"  # from a fit
 
 
 class Loss(NamedTuple):
@@ -207,10 +210,45 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
             try:
                 losses = [float(value) for value in losses]
             except (TypeError, ValueError):
-                raise ConfigError("fit returned losses that are no list of numbers, one for each epoch") from None
-        return form.predict(adapters.as_predict(predict, "--fit")), losses
+                raise ConfigError(
+                    f"fit returned losses that are no list of numbers, in {_told(found)}; expected {RETURNS}"
+                ) from None
+        try:
+            return form.predict(adapters.as_predict(predict, "--fit")), losses
+        except adapters.UserCodeError:
+            raise
+        except ConfigError:
+            raise ConfigError(f"fit returned {_told(found)}; expected {RETURNS}{_hint(found)}") from None
 
     return fitted
+
+
+def _returned(found: Any) -> tuple[Any, Any]:
+    """What predicts and what tells the losses, of what a fit returned."""
+    if is_a(found, "keras.callbacks", "History"):
+        return found.model, found
+    of_two = isinstance(found, tuple | list) and len(found) == 2
+    if of_two and not (is_a(found[0], "flax.linen", "Module") and found[0].scope is None):
+        return found[0], found[1]
+    return found, None  # a Linen module without its variables predicts nothing: that pair is one model
+
+
+def _told(found: Any) -> str:
+    """A kind of thing, in words."""
+    if isinstance(found, tuple | list | dict):
+        parts = found.values() if isinstance(found, dict) else found
+        return f"a {type(found).__name__} of {len(found)} ({', '.join(type(part).__name__ for part in parts)})"
+    return "None" if found is None else f"something of type {type(found).__name__}"
+
+
+def _hint(found: Any) -> str:
+    if found is None:
+        return ": it may lack a return"
+    if isinstance(found, dict):
+        return ", as a tuple; of parameters return lambda x: apply(params, x)"
+    if isinstance(found, tuple | list) and len(found) > 2:
+        return ", and nothing beside"
+    return ""
 
 
 def _trained(

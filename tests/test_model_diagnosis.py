@@ -3,6 +3,7 @@
 import math
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +120,52 @@ def test_a_fit_may_return_losses_in_any_usual_form_and_a_model(diagnosed):
         diagnosed("own", fit=lambda x, y, mask: (own_step, ["much"]))
     with pytest.raises(ConfigError, match=r"^fit: it is <lambda>\(x\); expected a function fit\(x, y, mask\) or"):
         diagnosed("own", fit=lambda x: own_step)
+
+
+RETURNED = {  # by a fit, and what is said of it
+    "nothing": (
+        None,
+        "None; expected predict(x), a model, or (either of these, the loss of each epoch): it may lack",
+    ),
+    "three": ((own_step, [0.5], {}), "a tuple of 3 (function, list, dict); expected predict(x), a model, or"),
+    "a dict": ({"predict": own_step}, "a dict of 1 (function); expected predict(x), a model, or"),
+    "losses alone": ([0.5, 0.4, 0.3], "a list of 3 (float, float, float); expected predict(x), a model, or"),
+    "the other way round": (([0.5], own_step), "losses that are no list of numbers"),
+    "a history": (types.SimpleNamespace(history={}), "something of type SimpleNamespace; expected predict(x)"),
+}
+
+
+@pytest.mark.parametrize(("returned", "said"), RETURNED.values(), ids=RETURNED)
+def test_what_a_fit_may_not_return_is_told_with_what_it_should(returned, said):
+    with pytest.raises(ConfigError) as e:
+        model_diagnosis.fit_of(lambda x, y: returned, load(x=X, y=EVENT).form)(X, EVENT, EVENT >= 0)
+    assert str(e.value).startswith(f"fit returned {said}")
+    assert "\n" not in str(e.value)
+
+
+def test_a_fit_may_return_a_linen_module_with_its_variables():
+    module = nn.Dense(2)
+    variables = module.init(jax.random.key(0), X)
+    for returned in ((module, variables), ((module, variables), [0.5])):
+        fit = model_diagnosis.fit_of(lambda x, y, returned=returned: returned, load(x=X, y=EVENT).form)
+        predict, losses = fit(X, EVENT, EVENT >= 0)
+        np.testing.assert_allclose(predict(X), module.apply(variables, X), atol=1e-5)
+        assert losses == ([0.5] if len(returned[1]) == 1 and isinstance(returned[1], list) else None)
+
+
+@pytest.mark.frameworks
+def test_a_fit_may_return_the_history_of_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.layers.Input((2, 4)), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with jax.numpy_rank_promotion("allow"):
+        history = model.fit(X, EVENT, epochs=2, verbose=0)
+        for returned in (history, (model, history), (model, history.history["loss"]), model):
+            fit = model_diagnosis.fit_of(lambda x, y, returned=returned: returned, load(x=X, y=EVENT).form)
+            predict, losses = fit(X, EVENT, EVENT >= 0)
+            np.testing.assert_allclose(predict(X), model.predict(X, verbose=0), atol=1e-5)
+            assert losses == (None if returned is model else history.history["loss"])
 
 
 def test_a_model_that_cannot_see_what_labels_need_is_not_called_stuck(diagnosed):
