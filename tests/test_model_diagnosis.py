@@ -54,7 +54,9 @@ def diagnosed():
 
             of = ladder.climb(ladder.sample(arrays, arrays.train)[0], 2)
             climbed[labels] = of, step_swaps.dependence(of, 2)
-        return model_diagnosis.look(arrays, *climbed[labels], control_samples=0, **own)
+        return model_diagnosis.look(
+            arrays, *climbed[labels], model_diagnosis.own_of(arrays, **own), control_samples=0
+        )
 
     return diagnose
 
@@ -217,3 +219,22 @@ def test_a_training_of_plain_jax_is_diagnosed_from_its_arrays_to_its_controls():
 def test_what_does_not_go_together_is_refused(known, said):
     with pytest.raises(ConfigError, match=said):
         data_diagnosis.diagnose(load(x=X, y=LABELS["own"]), **known)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"predict": lambda x: x.sum(-1) > 0}, "returned whole numbers"),
+        ({"predict": lambda x: x[:5]}, "for 128 sequences it returned 5"),
+        ({"predict": lambda x: "nonsense"}, "expected numbers"),
+        ({"predict": lambda x: 1 / 0}, "raised ZeroDivisionError"),
+        ({"model": lambda x: x}, "what predicts goes to --predict"),
+        ({"model": (lambda key: {}, lambda params, x: x[..., :2])}, "nothing to train"),
+        ({"fit": lambda x: x}, "expected a function fit"),
+        ({"fit": 3}, "fit: what was given is of type int; expected a function fit"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_measured(own, said, monkeypatch):
+    monkeypatch.setattr(data_diagnosis.ladders, "climb", lambda *_: pytest.fail("the ladder was climbed"))
+    with pytest.raises(ConfigError, match=said):
+        data_diagnosis.diagnose(load(x=X, y=LABELS["own"]), **own)
