@@ -135,6 +135,13 @@ def diagnose(
             f"some and be judged on others"
         )
     taken = model_diagnosis.own_of(arrays, **own, seed=seed) if own else None
+    if causal and taken is None:
+        raise ConfigError("causal: says something of a model; add --predict, --model or --fit")
+    for name, value in (("control_samples", control_samples), ("control_seconds", control_seconds)):
+        if value is not None and (taken is None or taken.predict is not None):
+            raise ConfigError(
+                f"{name}={value}: controls are trainings; add --fit, or a --model that JAX can train"
+            )
     lap("load")
     with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
         noted = pool.submit(data_facts.facts, arrays)

@@ -213,6 +213,10 @@ def test_a_training_of_plain_jax_is_diagnosed_from_its_arrays_to_its_controls():
     [
         ({"predict": own_step, "fit": example_fit.fit}, "predict and fit given"),
         ({"observed_accuracy": 0.5}, "observed_accuracy=0.5"),
+        ({"causal": True}, "^causal: .*add --predict, --model or --fit"),
+        ({"control_samples": 256}, "^control_samples=256: .*add --fit, or a --model"),
+        ({"control_seconds": 5.0}, r"^control_seconds=5.0: .*add --fit, or a --model"),
+        ({"control_samples": 0, "predict": own_step}, "^control_samples=0: .*add --fit, or a --model"),
         ({"observed_accuracy": 50, "predict": own_step}, "observed_accuracy=50"),
     ],
 )
