@@ -254,7 +254,8 @@ def _last(curves: dict[str, list[float]], name: str) -> float | None:
 
 def sentence(climbed: Ladder) -> str:
     """Which class of model suffices, and what the others lack."""
-    loss = {(r.rung, r.family): r.loss for r in climbed.rungs}
+    of = {(r.rung, r.family): r for r in climbed.rungs}
+    loss = {key: one.loss for key, one in of.items()}
     rung, family = climbed.sufficient
     best = {name: loss.get((name, "nonlinear"), loss.get((name, None))) for name in RUNGS}
     told = [
@@ -274,7 +275,12 @@ def sentence(climbed: Ladder) -> str:
         "future": "The labels need later steps, and no earlier ones",
         "all": "The labels need earlier and later steps",
     }[rung]
+    linear = of.get((rung, "linear"))
     how = "; a linear function of them will do" if family == "linear" else ""
+    if family == "nonlinear" and linear is not None and linear.loss is not None:
+        lacks = linear.loss - (loss[rung, family] or 0.0)
+        if ladders.within_reach(linear, lacks):
+            how = f"; a linear function of them lacks {lacks:.3f} nats, which more sequences may give it"
     return f"{needs}{how}: guessing {best['nothing']:.3f}, {losses} nats."
 
 

@@ -1,4 +1,4 @@
-"""A model's outputs beside the labels: losses and accuracy by sequence and by step.  Imports `outputs`.
+"""A model's outputs beside the labels: losses and accuracy by sequence and by step.  Imports `findings` and `outputs`.
 
 Sequences are the units that are independent, so every standard error is over sequences.
 """
@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from seqjax.findings import SIGMAS
 from seqjax.outputs import Outputs, log_probabilities
+
+MOST = 10.0  # nats a step: twice what guessing among 100 classes costs
 
 
 class Evaluated(NamedTuple):
@@ -79,10 +82,20 @@ def of_labels(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Sum over count, and its standard error over sequences (the delta method); sums, counts `[n]`."""
-    mean = sums.sum() / counts.sum()
+    """Sum over count, and its standard error over sequences (the delta method); sums, counts `[n]`.
+
+    Where a few sequences hold most of a loss the error is as large as the loss, and would excuse any.  What the
+    same sequences have at no more than `MOST` a step bounds the mean from below, and so the error.
+    """
+    mean, error = _ratio(sums, counts)
+    low, low_error = _ratio(np.minimum(sums, MOST * counts), counts)
+    return mean, min(error, low_error + (mean - low) / SIGMAS)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    mean = sums.sum() / max(counts.sum(), 1)
     spread = ((sums - mean * counts) ** 2).sum() * len(counts) / max(1, len(counts) - 1)
-    return float(mean), float(np.sqrt(spread) / counts.sum())
+    return float(mean), float(np.sqrt(spread) / max(counts.sum(), 1))
 
 
 def interval(mean: float, error: float) -> tuple[float, float]:

@@ -493,8 +493,16 @@ def unexplained(ladder: Ladder) -> float:
     return float(left_open[stuck_steps(ladder)].sum() / max(left_open.sum(), 1e-9))
 
 
+def within_reach(rung: Rung, gain: float) -> bool:
+    """Whether more sequences may take away that another rung is better by `gain` nats."""
+    return gain <= min(SETTLED, rung.reach)
+
+
 def sufficient(ladder: Ladder) -> Key:
-    """The first rung that none beats which may use more; ("cannot_tell", None) where one still may."""
+    """The first rung that none beats which may use more; ("cannot_tell", None) where one still may.
+
+    Where more sequences may bring a linear function to the nonlinear one of its rung, the nonlinear is named.
+    """
     of = {(r.rung, r.family): r for r in ladder.rungs}
     comparisons = sum(len(beats(ladder, key)) for key in ladder.losses)
     if unexplained(ladder) > UNEXPLAINED:
@@ -509,8 +517,8 @@ def sufficient(ladder: Ladder) -> Key:
         z = NormalDist().inv_cdf(1 - ALPHA / comparisons / 2)
         beaten = mean[(mean > WORTH_IT) & (mean > z * error)]
         if len(beaten):
-            if beaten.max() <= min(SETTLED, of[key].reach):
-                return "cannot_tell", None  # more sequences may take such a difference away
+            if key[1] != "linear" and within_reach(of[key], beaten.max()):
+                return "cannot_tell", None
             continue
         unsettled = [of[k].ci95 for k in more if not of[k].settled]
         if any((of[key].loss or 0.0) - (interval or (0.0,))[0] > 2 * SETTLED for interval in unsettled):

@@ -60,7 +60,7 @@ AXES = {
 
 def softmax_axis(e: Evaluated, small: Sequence[np.ndarray]) -> Finding | None:
     """Outputs that sum to one over another axis than the classes."""
-    for name, change in (("softmax", lambda x: x), ("log-softmax", np.exp)):
+    for name, change in (("softmax", lambda x: x), ("log-softmax", lambda x: np.exp(np.minimum(x, 1)))):
         parts = [np.asarray(change(np.asarray(part, np.float64))) for part in small or [e.raw]]
         if any(part.min() < -SUMS or part.max() > 1 + SUMS for part in parts):
             continue

@@ -1,6 +1,6 @@
 """What somebody's own training on their own data shows: its losses beside those of the outputs that came of it.
 
-Imports `batch`, `findings`, `observed` and `outputs`.  Losses are nats per scored step.
+Imports `batch`, `evaluated`, `findings`, `observed` and `outputs`.  Losses are nats per scored step.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqjax.batch import Batch
+from seqjax.evaluated import ratio
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.outputs import Outputs
@@ -41,9 +42,7 @@ class Score(NamedTuple):
 
 def mean_and_error(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     """Mean of values `[N, T]` where the mask is, and its standard error, sequences being independent."""
-    sums, counts = np.where(mask, values, 0).sum(1), mask.sum(1)
-    mean = sums.sum() / max(counts.sum(), 1)
-    return float(mean), float(np.sqrt(((sums - mean * counts) ** 2).sum()) / max(counts.sum(), 1))
+    return ratio(np.where(mask, values, 0).sum(1), mask.sum(1))
 
 
 def chosen(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
