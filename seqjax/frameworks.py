@@ -74,8 +74,9 @@ def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = Non
     if is_a(obj, "equinox", "Module"):
         return _equinox(obj, remake)
     init, apply = pair or (getattr(obj, "init", None), getattr(obj, "apply", None))
-    functions = all(callable(function) and not inspect.isclass(function) for function in (init, apply))
-    return _functions(init, apply) if functions else None
+    if inspect.isclass(init) or inspect.isclass(apply):
+        return None
+    return _functions(init, apply) if callable(init) and callable(apply) else None
 
 
 def parameters_of(function: Any) -> dict[str, inspect.Parameter]:
