@@ -5,6 +5,7 @@ loss is not finite; 75 stopped, and can be resumed; 130 a second Ctrl-C.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -66,22 +67,36 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
 
 
 @contextlib.contextmanager
-def results_alone(several_processes: bool) -> Iterator[TextIO]:
+def results_alone(alone: bool) -> Iterator[TextIO]:
     """Where results go: stdout, from which everything else that would be printed there is led to stderr.
 
-    Several processes on CPUs need that: Gloo says on stdout, in C++, how it is connected.
+    Also what C code and child processes print: Gloo says on stdout, in C++, how several processes are connected.
     """
-    if not several_processes:
+    if not alone:
         yield sys.stdout
         return
-    sys.stdout.flush()
+    printed = sys.stdout
+    printed.flush()
     with os.fdopen(os.dup(1), "w") as stdout:
         os.dup2(2, 1)
         try:
-            yield stdout
+            with contextlib.redirect_stdout(sys.stderr):
+                yield stdout if _is_stdout(printed) else printed
         finally:
-            stdout.flush()
-            os.dup2(stdout.fileno(), 1)
+            printed.flush()
+            ctypes.CDLL(None).fflush(None)  # what C code has printed into a buffer
+            try:
+                stdout.flush()
+            finally:
+                os.dup2(stdout.fileno(), 1)
+
+
+def _is_stdout(stream: TextIO) -> bool:
+    """Not so in a notebook, or where a test looks at what is printed."""
+    try:
+        return stream.fileno() == 1
+    except OSError:
+        return False
 
 
 class StopSignals:

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -42,23 +43,28 @@ def main(argv: list[str]) -> None:
     """Diagnose the arrays that the flags name; see `command` for how it ends."""
     given, flags = diagnose_flags(argv)
     cache = command.cache_folder(flags)
+    with command.results_alone(True) as result_to:  # whatever the person's own code prints
+        run_and_write(given, flags, cache, result_to)
+
+
+def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, result_to: TextIO) -> None:
+    """Diagnose, show it and write what is left of it."""
     started = time.perf_counter()
     # The person's own code first: it is the quickest to be wrong.
-    with contextlib.redirect_stdout(sys.stderr):  # whatever it prints, our stdout is the result's
-        own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
+    own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
     arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
     seconds = time.perf_counter() - started
-    folder = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
-    command.use_compilation_cache(cache)
-    # Matplotlib takes a while to import; it may do so while probes train.
-    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
-    known = {name: value for name, value in given.items() if name not in ARRAYS} | own
-    with progress() as watch, contextlib.redirect_stdout(sys.stderr):
-        values = data_diagnosis.diagnose(arrays, **known, watch=watch)
-    values["environment"]["seconds"]["load"] += seconds
-    values = {"config": plain({"command": "diagnose", **given}), **values}
-    diagnosis_console.show(values, file=sys.stderr if flags.json else sys.stdout)
-    write(folder, flags, values)
+    with open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite) as folder:
+        command.use_compilation_cache(cache)
+        # Matplotlib takes a while to import; it may do so while probes train.
+        threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
+        known = {name: value for name, value in given.items() if name not in ARRAYS} | own
+        with progress() as watch:
+            values = data_diagnosis.diagnose(arrays, **known, watch=watch)
+        values["environment"]["seconds"]["load"] += seconds
+        values = {"config": plain({"command": "diagnose", **given}), **values}
+        diagnosis_console.show(values, file=sys.stderr if flags.json else result_to)
+        write(folder, flags, values, result_to)
 
 
 @contextlib.contextmanager
@@ -73,7 +79,7 @@ def progress() -> Iterator[Any]:
         yield watch
 
 
-def write(folder: Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
+def write(folder: Workdir, flags: RunFlags, values: dict[str, Any], result_to: TextIO) -> None:
     """Figures, and `result.json` last; what was there goes when all that replaces it is made."""
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
 
@@ -88,10 +94,10 @@ def write(folder: Workdir, flags: RunFlags, values: dict[str, Any]) -> None:
         workdir.write_whole(folder / f"{name}.png", picture)
     workdir.write_json(folder / "result.json", values)
     if flags.json:
-        json.dump(values, sys.stdout, indent=1, allow_nan=False)
-        print()
+        json.dump(values, result_to, indent=1, allow_nan=False)
+        print(file=result_to)
     else:
-        print(folder / "result.json")
+        print(folder / "result.json", file=result_to)
 
 
 if __name__ == "__main__":

@@ -134,8 +134,8 @@ DIAGNOSE = {
                          "out; any framework."),
         ("model", str, "MODULE:OBJECT, a model that can be trained: Flax Linen, NNX, Equinox, Keras, or a pair of "
                        "pure functions (init, apply)."),
-        ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask) -> predict, or (predict, "
-                     "losses) with the loss of each epoch."),
+        ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask), or fit(x, y), -> predict, or "
+                     "(predict, losses) with the loss of each epoch."),
         ("causal", bool, "Outputs may not depend on later steps."),
         ("observed_accuracy", float, "The accuracy that your log shows, 0 to 1; it is computed again from the "
                                      "outputs."),

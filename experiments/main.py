@@ -42,32 +42,32 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
         return
 
     name = f"{config.model}-{config.labels}-T{config.seq_len}"
-    folder = workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume)
-    command.use_compilation_cache(cache)
-    if not flags.resume:
-        folder.clear()  # last of all: bad input loses nothing
-    workdir.write_json(folder / "config.json", config.to_dict())
-    with RunReport(config, file=sys.stderr if flags.json else result_to) as report:
+    with workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume) as folder:
+        command.use_compilation_cache(cache)
+        if not flags.resume:
+            folder.clear()  # last of all: bad input loses nothing
+        workdir.write_json(folder / "config.json", config.to_dict())
+        with RunReport(config, file=sys.stderr if flags.json else result_to) as report:
 
-        def watch(what: str, value: Any) -> None:
-            if what == "epoch":
-                workdir.append_line(folder / "metrics.jsonl", value)
-            if what == "resumed":
-                folder.forget_epochs(value["group"], value["epoch"])
-            report.watch(what, value)
+            def watch(what: str, value: Any) -> None:
+                if what == "epoch":
+                    workdir.append_line(folder / "metrics.jsonl", value)
+                if what == "resumed":
+                    folder.forget_epochs(value["group"], value["epoch"])
+                report.watch(what, value)
 
-        try:
-            result = run(config, flags, folder, watch, stop)
-        except StoppedError as stopped:
-            line = flags.resume_line("experiments.main", folder.folder)
-            raise StoppedError(f"{stopped}; go on with: {line}") from None
-        report.result(result.values)
-    write(folder, flags, result)
-    if flags.json:
-        json.dump(result.values, result_to, indent=1, allow_nan=False)
-        print(file=result_to)
-    else:
-        print(folder / "result.json", file=result_to)
+            try:
+                result = run(config, flags, folder, watch, stop)
+            except StoppedError as stopped:
+                line = flags.resume_line("experiments.main", folder.folder)
+                raise StoppedError(f"{stopped}; go on with: {line}") from None
+            report.result(result.values)
+        write(folder, flags, result)
+        if flags.json:
+            json.dump(result.values, result_to, indent=1, allow_nan=False)
+            print(file=result_to)
+        else:
+            print(folder / "result.json", file=result_to)
 
 
 def run(

@@ -60,30 +60,30 @@ def run_and_write(
         run_cells(cells, done, flags, Path(flags.workdir or "runs"), stop, lambda *_: None, lambda *_: None)
         return
 
-    folder = workdir.open_workdir(flags.workdir, "sweep", overwrite=flags.overwrite, resume=flags.resume)
-    command.use_compilation_cache(cache)
-    if not flags.resume:
-        folder.clear()  # last of all: bad input loses nothing
-    workdir.write_json(folder / "config.json", grid)
-    varied = [{name: cell[name] for name in cell if len(grid[name]) > 1} for cell in cells]
-    records = read_records(folder, varied)
-    done = np.array([settings in [record["settings"] for record in records] for settings in varied])
-    if jax.process_count() > 1:
-        devices.from_first_process(done)
-    with SweepReport(varied, records, file=sys.stderr if flags.json else result_to) as report:
+    with workdir.open_workdir(flags.workdir, "sweep", overwrite=flags.overwrite, resume=flags.resume) as folder:
+        command.use_compilation_cache(cache)
+        if not flags.resume:
+            folder.clear()  # last of all: bad input loses nothing
+        workdir.write_json(folder / "config.json", grid)
+        varied = [{name: cell[name] for name in cell if len(grid[name]) > 1} for cell in cells]
+        records = read_records(folder, varied)
+        done = np.array([settings in [record["settings"] for record in records] for settings in varied])
+        if jax.process_count() > 1:
+            devices.from_first_process(done)
+        with SweepReport(varied, records, file=sys.stderr if flags.json else result_to) as report:
 
-        def ended(number: int, record: Record) -> None:
-            records.append({"settings": varied[number], **record})
-            workdir.append_line(folder / "sweep.jsonl", records[-1])
-            shutil.rmtree(folder / workdir.CHECKPOINTS, ignore_errors=True)
-            report.ended(number, records[-1])
+            def ended(number: int, record: Record) -> None:
+                records.append({"settings": varied[number], **record})
+                workdir.append_line(folder / "sweep.jsonl", records[-1])
+                shutil.rmtree(folder / workdir.CHECKPOINTS, ignore_errors=True)
+                report.ended(number, records[-1])
 
-        try:
-            run_cells(cells, done, flags, folder / workdir.CHECKPOINTS, stop, report.watch, ended)
-        except StoppedError as stopped:
-            line = flags.resume_line("experiments.sweep", folder.folder)
-            raise StoppedError(f"{stopped}; go on with: {line}") from None
-    write(folder, flags, grid, records, result_to)
+            try:
+                run_cells(cells, done, flags, folder / workdir.CHECKPOINTS, stop, report.watch, ended)
+            except StoppedError as stopped:
+                line = flags.resume_line("experiments.sweep", folder.folder)
+                raise StoppedError(f"{stopped}; go on with: {line}") from None
+        write(folder, flags, grid, records, result_to)
 
 
 def cells_of(grid: dict[str, list[Any]]) -> list[Settings]:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,7 +38,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Workdir:
-    """A folder that this process alone writes to, from `open_workdir` on."""
+    """A folder that this process alone writes to, from `open_workdir` to the end of a `with`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -50,6 +50,12 @@ class Workdir:
             raise ConfigError(
                 f"workdir={folder}: is in use by another run; wait for it, or name another"
             ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name

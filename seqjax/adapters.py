@@ -27,7 +27,7 @@ import numpy as np
 
 from seqjax.config import ConfigError
 from seqjax.frameworks import KEYS, Foreign, foreign, is_a, is_keras, parameters_of
-from seqjax.outputs import Outputs, log_probabilities, read_outputs, to_numpy
+from seqjax.outputs import Outputs, log_probabilities, read_outputs, to_numpy, too_few_text
 from seqjax.user_code import UserCodeError, guarded, load_object
 
 __all__ = [
@@ -49,7 +49,7 @@ PREDICTS = (
 )
 TRAINABLES = (
     "a Flax Linen module or (module, variables), a Flax NNX or Equinox module, a Keras model, (init, apply), "
-    "or a function without arguments that returns one of these"
+    "or a function of no arguments, or of a key alone, that returns one of these"
 )
 
 
@@ -95,7 +95,7 @@ def as_predict(obj: Any, flag: str = "--predict", *, tokens: bool = False) -> Ca
     what = f"{flag}: {_name(obj)}"
     call = _predict_of(obj, what, tokens)
     if call is None:
-        raise ConfigError(f"{what} is a {type(obj).__name__}: expected {PREDICTS}")
+        raise _unfit(obj, flag, PREDICTS)
     call = guarded(call, what)
 
     def predict(x: np.ndarray) -> np.ndarray:
@@ -127,11 +127,13 @@ def as_trainable(
     if made is None:
         if is_keras(obj) or is_a(obj, "torch.nn", "Module"):
             return as_predict(obj, flag, tokens=x.dtype.kind in "bui" and x.ndim == 3 and x.shape[2] == 1)
-        hint = "; what predicts goes to --predict" if inspect.isroutine(obj) else ""
-        raise ConfigError(f"{name} is a {type(obj).__name__}: expected {TRAINABLES}{hint}")
+        hint = f"; {_signature(obj)} is neither; what predicts goes to --predict" if inspect.isroutine(obj) else ""
+        raise _unfit(obj, flag, f"{TRAINABLES}{hint}")
     if remake is not None:  # made of a key just now; a factory without one may have loaded what was trained
         made = made._replace(params=None, trained=False)
-    model = _trainable(*_search(made, x.shape, x.dtype, num_classes, labels_per, name))
+    found = _search(made, x.shape, x.dtype, num_classes, labels_per, name)
+    _refuse_params(*found, name)
+    model = _trainable(*found)
     if model.framework == "functions" and model.settled is not None:  # Haiku's variances begin at 0
         return model.settled(model.init(jax.random.key(0)), np.asarray(x[:BATCH]))
     return model
@@ -147,7 +149,24 @@ def _example(x: np.ndarray) -> np.ndarray:
 
 
 def _name(obj: Any) -> str:
+    if type(obj) is tuple:
+        return f"({', '.join(map(_name, obj))})"
     return getattr(obj, "__name__", None) or type(obj).__name__
+
+
+def _unfit(obj: Any, flag: str, expected: str) -> ConfigError:
+    named = getattr(obj, "__name__", None) or "what was given"
+    kind = "a class" if inspect.isclass(obj) else f"of type {type(obj).__name__}"
+    of = f" {_name(obj)}" if type(obj) is tuple else ""
+    return ConfigError(f"{flag}: {named} is {kind}{of}; expected {expected}")
+
+
+def _signature(function: Any) -> str:
+    return f"{_name(function)}({', '.join(parameters_of(function))})"
+
+
+def _is_key(name: str) -> bool:
+    return name in (*KEYS, "rngs") or name.lower().endswith("key")
 
 
 class _Product(NamedTuple):
@@ -164,8 +183,8 @@ def _from_factory(obj: Any, flag: str) -> _Product:
         return _Product(obj)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = {name: p for name, p in parameters_of(obj).items() if p.kind not in rest}
-    needed = [name for name, p in parameters.items() if p.default is p.empty]
-    others = [name for name in needed if name not in (*KEYS, "rngs")]
+    needed = [name for name, p in parameters.items() if p.default is p.empty or _is_key(name)]
+    others = [name for name in needed if not _is_key(name)]
     if is_class and others:
         raise ConfigError(
             f"{flag}: {_name(obj)} is a class that needs {', '.join(others)}: expected an object of it, or a "
@@ -197,7 +216,7 @@ def _predict_of(obj: Any, what: str, tokens: bool) -> Callable | None:
     made = foreign(obj)
     if made is not None:
         if made.params is None:
-            raise ConfigError(f"{what} has no parameters: expected {PREDICTS}")
+            raise ConfigError(f"{what} has no trained parameters; expected {PREDICTS}")
         return _predict_of_made(made, what)
     if callable(obj) and not inspect.isclass(obj):
         return obj
@@ -312,6 +331,29 @@ def _search(
     raise ConfigError(_misfit_text(misfit, (n, *shape[1:]), num_classes, labels_per, what))
 
 
+def _refuse_params(one: Foreign, form: _Form, what: str) -> None:
+    """ConfigError where there is nothing to train, or something that cannot be."""
+    found = []
+
+    def look() -> int:
+        params = one.init(jax.random.key(0), form.example) if one.params is None else one.params
+        found.extend(jax.tree_util.tree_flatten_with_path(params)[0])
+        return 0
+
+    jax.eval_shape(look)  # nothing is computed for that
+    if not found:
+        raise ConfigError(
+            f"{what} has no parameters, so there is nothing to train; what predicts goes to --predict"
+        )
+    for path, leaf in found:
+        if not isinstance(leaf, float) and not (hasattr(leaf, "dtype") and _floating(leaf)):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise ConfigError(
+                f"{what}: {where} is of type {kind}; expected float arrays, as all of params is trained"
+            )
+
+
 def _outputs(one: Foreign, form: _Form, training: bool | None, x: Any) -> Any:
     key = jax.random.key(0)
     params = one.init(key, form.example) if one.params is None else one.params
@@ -343,8 +385,8 @@ def _misfit_text(out: Any, shape: tuple, num_classes: Any, per: str, what: str) 
     if found is None:
         return f"{what} gives a {type(out).__name__} for x {given}: expected one array {right}"
     guess = ""
-    if found[:2] == shape[:2] and len(found) == 3:
-        guess = "; too few outputs, or labels that are counted from one"
+    if found[:2] == shape[:2] and len(found) == 3 and num_classes:
+        guess = f"; {too_few_text(found[2], num_classes)}"
     elif found[:1] == shape[:1] and len(found) == 2 and per == "step":
         guess = "; one output a sequence, where every step has a label"
     return f"{what} gives {list(found)} for x {given}: expected {right}{guess}"

@@ -79,19 +79,36 @@ class Form(NamedTuple):
 
     def fit(self, fit: Fit) -> Fit:
         """Their `fit`, for inputs `[N, T, F]`, labels and mask `[N, T]`: returns what theirs does."""
-        takes_mask = _takes(fit, 3)
+        call = with_mask(fit) or fit
 
         def of_batch(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Any:
-            given = self.inputs(x), self.labels(y, mask), self.mask(mask)
-            return fit(*given[: 3 if takes_mask else 2])
+            return call(self.inputs(x), self.labels(y, mask), self.mask(mask))
 
         return of_batch
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def with_mask(fit: Fit) -> Fit | None:
+    """A fit(x, y, mask) of theirs, which is given the mask where it takes one; None where it takes no x and y.
+
+    Where an argument that may be left out is no mask by its name, it is left out.
+    """
+    try:
+        signature = inspect.signature(fit)
+    except ValueError:  # it has none: written in C
+        return fit
+    mask = next((name for name in signature.parameters if "mask" in name), None)
+    if mask is not None and takes(fit, 2, **{mask: None}):
+        return lambda x, y, m: fit(x, y, **{mask: m})
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
+    if takes(fit, 3) and (any_number or not takes(fit, 2)):
+        return fit
+    return (lambda x, y, m: fit(x, y)) if takes(fit, 2) else None
+
+
+def takes(function: Callable[..., Any], count: int, **named: Any) -> bool:
     """Whether a function can be called with so many arguments, as far as its signature tells."""
     try:
-        inspect.signature(function).bind(*range(count))
+        inspect.signature(function).bind(*range(count), **named)
     except TypeError:
         return False
     except ValueError:  # it has no signature: written in C

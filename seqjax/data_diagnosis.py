@@ -134,6 +134,14 @@ def diagnose(
             f"{len(sample.labels)} sequences can be used: expected {ladders.MIN_SEQUENCES} or more, to learn from "
             f"some and be judged on others"
         )
+    taken = model_diagnosis.own_of(arrays, **own, seed=seed) if own else None
+    if causal and taken is None:
+        raise ConfigError("causal: says something of a model; add --predict, --model or --fit")
+    for name, value in (("control_samples", control_samples), ("control_seconds", control_seconds)):
+        if value is not None and (taken is None or taken.predict is not None):
+            raise ConfigError(
+                f"{name}={value}: controls are trainings; add --fit, or a --model that JAX can train"
+            )
     lap("load")
     with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
         noted = pool.submit(data_facts.facts, arrays)
@@ -153,12 +161,12 @@ def diagnose(
     values["sentence"] = sentence(climbed)
     values |= _dependence(swaps)
     looked = None
-    if own:
+    if taken is not None:
         looked = model_diagnosis.look(
             arrays,
             climbed,
             swaps,
-            **own,
+            taken,
             causal=causal,
             observed_loss=observed_val_loss if observed_val_loss is not None else observed_loss,
             observed_accuracy=observed_accuracy,

@@ -6,6 +6,7 @@ takes inputs is found in `adapters`.
 
 import inspect
 import sys
+from collections import OrderedDict  # keeps the order of layers as a pytree, too
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,6 +74,8 @@ def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = Non
     if is_a(obj, "equinox", "Module"):
         return _equinox(obj, remake)
     init, apply = pair or (getattr(obj, "init", None), getattr(obj, "apply", None))
+    if inspect.isclass(init) or inspect.isclass(apply):
+        return None
     return _functions(init, apply) if callable(init) and callable(apply) else None
 
 
@@ -174,29 +177,37 @@ def _keras(model: Any, x: np.ndarray | None) -> Foreign:
         model(x)
     variables = (model.trainable_variables, model.non_trainable_variables)
     # Copies: Keras gives its own arrays away to the next program of `fit` or `predict`, and deletes them.
-    params, constants = ([jnp.array(variable.value) for variable in some] for some in variables)
+    values, constants = ([jnp.array(variable.value) for variable in some] for some in variables)
+    paths: list[str] = []
+    for n, variable in enumerate(variables[0]):  # two layers may have one name
+        paths.append(f"{variable.path}_{n}" if variable.path in paths else variable.path)
+    params = OrderedDict(zip(paths, values, strict=True))
     layers = model._flatten_layers(include_self=True, recursive=True)
     layer_of = {id(variable): layer for layer in layers for variable in layer._trainable_variables}
     # The seeds of its dropout, which are among its variables.
     seeds = [n for n, v in enumerate(variables[1]) if v.name == "seed_generator_state"]
 
-    def init(key: Any, x: Any) -> list:
+    def init(key: Any, x: Any) -> dict[str, Any]:
         keys = jax.random.split(key, len(params) + 1)
-        return [_drawn(keys[n], layer_of.get(id(v)), v, params[n]) for n, v in enumerate(variables[0])]
+        drawn = [_drawn(keys[n], layer_of.get(id(v)), v, values[n]) for n, v in enumerate(variables[0])]
+        return OrderedDict(zip(paths, drawn, strict=True))
 
-    def call(params: list, constants: list, x: Any, training: bool | None, key: Any) -> tuple:
+    def call(params: dict[str, Any], constants: list, x: Any, training: bool | None, key: Any) -> tuple:
         given = list(constants)
         for n in seeds:
             given[n] = jax.random.bits(jax.random.fold_in(key, n), (2,), given[n].dtype)
         # As `stateless_call`, which passes over the layer's own `__call__`: that tells the layers inside to train.
-        mapping = [*zip(variables[0], params, strict=True), *zip(variables[1], given, strict=True)]
+        mapping = [
+            *zip(variables[0], jax.tree.leaves(params), strict=True),
+            *zip(variables[1], given, strict=True),
+        ]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             out = model(x, training=bool(training))
         after = [scope.get_current_value(variable) for variable in variables[1]]
         return out, [old if new is None else new for old, new in zip(given, after, strict=True)]
 
     # Biases that started as zeros are moved by the first step of any training.
-    biases = [np.asarray(p) for v, p in zip(variables[0], params, strict=True) if v.name in ("bias", "beta")]
+    biases = [np.asarray(p) for v, p in zip(variables[0], values, strict=True) if v.name in ("bias", "beta")]
     zeros = [b for b in biases if b.size > 1 and np.unique(b).size <= 2]  # an LSTM's start as zeros and ones
     trained = len(zeros) < len([b for b in biases if b.size > 1]) if biases else None
     return Foreign(

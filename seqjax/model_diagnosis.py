@@ -17,9 +17,11 @@ from seqjax.as_given import Form
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.frameworks import is_a
 from seqjax.ladder import Key, Ladder
 from seqjax.observed import REACHED, nats
 from seqjax.step_swaps import Dependence
+from seqjax.user_code import refuse_fit
 
 Watch = Callable[[str, Any], None]
 
@@ -41,12 +43,24 @@ UNTRAINED = {
 # What a short run names because the loss stays above what all steps allow, before it is known what the model sees.
 HELD_BACK = {"stuck_at_prior", "vanishing_gradient", "dead_units", "saturated"}
 
+RETURNS = "predict(x), a model, or (either of these, the loss of each epoch)"  # from a fit
+
 
 class Loss(NamedTuple):
     """A mean over scored steps in nats, and its standard error over sequences."""
 
     mean: float
     error: float
+
+
+class Own(NamedTuple):
+    """What was handed over, of which one is not None: a `predict` of inputs `[N, T, F]` (also of a model that JAX
+    cannot train), a `trainable` and the `model` it was, or a `fit` as they gave it."""
+
+    predict: Callable[..., Any] | None = None
+    trainable: adapters.Trainable | None = None
+    model: Any = None
+    fit: Callable[..., Any] | None = None
 
 
 class Looked(NamedTuple):
@@ -60,14 +74,39 @@ class Looked(NamedTuple):
     reached: bool
 
 
+def own_of(arrays: Arrays, *, predict: Any = None, model: Any = None, fit: Any = None, seed: int = 0) -> Own:
+    """What was handed over, one of the three, as in `adapters`; a predict has answered a first call.
+
+    Takes no longer than that, so that what is wrong is known before anything is measured.
+    Raises ConfigError for what is no model, and for outputs that fit nothing; UserCodeError where theirs fails.
+    """
+    form = arrays.form
+    assert form is not None
+    if fit is not None:
+        refuse_fit(fit, "fit", "what was given")
+        return Own(fit=fit)
+    some = _some(arrays.train, model_facts.FIRST, seed)  # as the first call of `examine`: compiled once
+    if model is not None:
+        if not form.batch_first:
+            raise ConfigError(
+                "model: arrays [T, N, ...] can be handed to a predict or a fit alone; or swap their axes"
+            )
+        found = adapters.as_trainable(model, some.inputs, arrays.num_classes, labels_per=arrays.labels_per)
+        if isinstance(found, adapters.Trainable):
+            return Own(trainable=found, model=model)
+        predict = form.predict(adapters.as_predict(model, "--model"))
+    else:
+        predict = form.predict(adapters.as_predict(predict))
+    outputs_of(predict, some, arrays)
+    return Own(predict)
+
+
 def look(
     arrays: Arrays,
     climbed: Ladder,
     swaps: Dependence | None,
+    own: Own,
     *,
-    predict: Any = None,
-    model: Any = None,
-    fit: Any = None,
     causal: bool = False,
     observed_loss: float | None = None,
     observed_accuracy: float | None = None,
@@ -76,19 +115,20 @@ def look(
     seed: int = 0,
     watch: Watch = lambda what, value: None,
 ) -> Looked:
-    """What a model does and lacks; one of `predict`, `model` and `fit` is given, as in `adapters`.
+    """What a model does and lacks.
 
     control_samples: sequences of a control; 0: no controls.  control_seconds: for all of them.
-    Raises ConfigError for what is no model, and UserCodeError where the person's code fails.
+    Raises ConfigError for outputs that fit nothing, and UserCodeError where the person's code fails.
     """
     form = arrays.form
     assert form is not None
+    predict, trainable, model, fit = own
     data = arrays if predict is not None else split(arrays, seed=seed)
     judged = _some(data.val if data.val is not None else data.train, JUDGED_SEQUENCES, seed)
     findings: list[Finding] = []
     values: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    losses, trainable, ours = None, None, False  # ours: trained by the kit, for a short while
+    own_fit, losses, ours = None, None, False  # ours: trained by the kit, for a short while
     started = time.perf_counter()
 
     def lap(name: str) -> None:
@@ -101,26 +141,16 @@ def look(
         own_fit = fit_of(fit, form)
         predict, losses = own_fit(*_some(data.train, FIT_SEQUENCES, seed))
         lap("fit")
-    elif model is not None:
-        if not form.batch_first:
-            raise ConfigError(
-                "model: arrays [T, N, ...] can be handed to a predict or a fit alone; or swap their axes"
-            )
-        found = adapters.as_trainable(model, judged.inputs, arrays.num_classes, labels_per=arrays.labels_per)
-        if isinstance(found, adapters.Trainable):
-            trainable = found
-            run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
-            findings += run.findings
-            values["short_run"] = run.values
-            own_fit = short_run.as_fit(trainable, arrays.num_classes)
-            predict = _trained(model, trainable, judged, arrays, climbed)
-            ours = predict is None
-            predict = predict or run.predict
-            lap("short_run")
-        else:
-            predict, own_fit = form.predict(adapters.as_predict(model, "--model")), None
-    else:
-        predict, own_fit = form.predict(adapters.as_predict(predict)), None
+    elif trainable is not None:
+        run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
+        findings += run.findings
+        values["short_run"] = run.values
+        own_fit = short_run.as_fit(trainable, arrays.num_classes)
+        predict = _trained(model, trainable, judged, arrays, climbed)
+        ours = predict is None
+        predict = predict or run.predict
+        lap("short_run")
+    assert predict is not None
     if losses is not None:
         values["history"] = {"epoch": list(range(1, len(losses) + 1)), "train_loss": [float(v) for v in losses]}
 
@@ -191,13 +221,13 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
     """`fit(x [N, T, F], y [N, T], mask [N, T])` that returns a predict of arrays and a list of losses, or None.
 
     Theirs is given arrays in their own form, and may return a model instead of a function, or a Keras History
-    instead of a list.  Raises ConfigError for anything else, UserCodeError where theirs raises.
+    instead of a list or of both.  Raises ConfigError for anything else, UserCodeError where theirs raises.
     """
     own = form.fit(adapters.guarded(fit, "--fit: fit"))
 
     def fitted(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Callable[..., Any], list[float] | None]:
         found = own(x, y, mask)
-        predict, losses = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        predict, losses = _returned(found)
         losses = getattr(losses, "history", losses)
         if isinstance(losses, dict):
             losses = losses.get("loss", losses.get("train_loss"))
@@ -205,10 +235,45 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
             try:
                 losses = [float(value) for value in losses]
             except (TypeError, ValueError):
-                raise ConfigError("fit returned losses that are no list of numbers, one for each epoch") from None
-        return form.predict(adapters.as_predict(predict, "--fit")), losses
+                raise ConfigError(
+                    f"fit returned losses that are no list of numbers, in {_told(found)}; expected {RETURNS}"
+                ) from None
+        try:
+            return form.predict(adapters.as_predict(predict, "--fit")), losses
+        except adapters.UserCodeError:
+            raise
+        except ConfigError:
+            raise ConfigError(f"fit returned {_told(found)}; expected {RETURNS}{_hint(found)}") from None
 
     return fitted
+
+
+def _returned(found: Any) -> tuple[Any, Any]:
+    """What predicts and what tells the losses, of what a fit returned."""
+    if is_a(found, "keras.callbacks", "History"):
+        return found.model, found
+    of_two = isinstance(found, tuple | list) and len(found) == 2
+    if of_two and not (is_a(found[0], "flax.linen", "Module") and found[0].scope is None):
+        return found[0], found[1]
+    return found, None  # a Linen module without its variables predicts nothing: that pair is one model
+
+
+def _told(found: Any) -> str:
+    """A kind of thing, in words."""
+    if isinstance(found, tuple | list | dict):
+        parts = found.values() if isinstance(found, dict) else found
+        return f"a {type(found).__name__} of {len(found)} ({', '.join(type(part).__name__ for part in parts)})"
+    return "None" if found is None else f"something of type {type(found).__name__}"
+
+
+def _hint(found: Any) -> str:
+    if found is None:
+        return ": it may lack a return"
+    if isinstance(found, dict):
+        return ", as a tuple; of parameters return lambda x: apply(params, x)"
+    if isinstance(found, tuple | list) and len(found) > 2:
+        return ", and nothing beside"
+    return ""
 
 
 def _trained(

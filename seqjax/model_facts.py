@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import output_facts, reported, swap_facts
-from seqjax.adapters import Trainable
+from seqjax.adapters import Trainable, UserCodeError
 from seqjax.arrays import Arrays, Rows
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
@@ -74,7 +74,7 @@ def examine(
     ladder: as in `result.json`, where known: what the model's rung allows tells slow labels from shifted outputs.
     seconds: about how long it may take; a predict that is slow is asked less.
 
-    Raises ConfigError where the outputs fit nothing, and what predict raises.
+    Raises ConfigError where the outputs fit nothing, and what predict raises: also where it answered before.
     """
     started = time.perf_counter()
     sets, texts = [], []
@@ -113,7 +113,12 @@ def examine(
             predict, batch, arrays, e, causal, seed, left, trainable
         )
     except ConfigError as error_of_theirs:
-        # With all sequences it answered, or this line would not be reached.
+        # With all sequences it answered, or this line would not be reached; if it still does, it needs so many.
+        try:
+            predict(as_given(batch.inputs, _first_rows(batch, seed)[0]))
+        except ConfigError as again:
+            text = f"{again}; it answered the same sequences before: a predict may not depend on earlier calls"
+            raise UserCodeError(text, getattr(again, "frames", "")) from None
         swap_values["swaps"] = f"not tried: with few sequences {error_of_theirs}"
     values |= swap_values
     findings += swap_findings
@@ -141,13 +146,11 @@ def _evaluate(
     predict: Callable, name: str, batch: Batch, arrays: Arrays, seed: int, seconds: float
 ) -> tuple[Evaluated, Outputs]:
     """Outputs of as many sequences as `seconds` allow, in one call."""
-    n, steps, features = batch.inputs.shape
-    most = max(1, min(n, MOST, MAX_VALUES // (steps * features)))
-    order = np.random.default_rng(seed).permutation(n)
-    size = min(most, FIRST)
+    n, steps, _ = batch.inputs.shape
+    rows, order = _first_rows(batch, seed)
+    most, size = len(order), len(rows)
     spent = 0.0
     while True:
-        rows = np.sort(order[:size])
         x = as_given(batch.inputs, rows)
         began = time.perf_counter()
         raw = predict(x)
@@ -158,9 +161,18 @@ def _evaluate(
         if larger <= size:
             break
         size = larger
+        rows = np.sort(order[:size])
     labels, mask = (np.asarray(part[rows]) for part in (batch.labels, batch.mask))
     outputs = read_outputs(raw, len(rows), steps, arrays.num_classes, arrays.labels_per)
     return evaluate(name, outputs, labels, mask, present_of(batch.inputs, rows), n), outputs
+
+
+def _first_rows(batch: Batch, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences of the first call, and the order in which more may follow."""
+    n, steps, features = batch.inputs.shape
+    most = max(1, min(n, MOST, MAX_VALUES // (steps * features)))
+    order = np.random.default_rng(seed).permutation(n)[:most]
+    return np.sort(order[:FIRST]), order
 
 
 def as_given(inputs: Any, rows: np.ndarray) -> np.ndarray:
@@ -235,6 +247,8 @@ def _swaps(
     assert isinstance(scored, np.ndarray)
     try:
         field = measure_predict(log_p_of, x, scored=scored, seconds=seconds / 3)
+    except ConfigError:  # theirs
+        raise
     except ValueError as refused:  # all inputs alike, or outputs that are not finite
         return None, None, {"swaps": f"not tried: {refused}"}, [], small
     values |= {

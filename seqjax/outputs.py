@@ -57,7 +57,7 @@ def read_outputs(
     """
     array = to_numpy(raw, (num_sequences, num_steps), what)
     found, axes = _axes(array, num_sequences, num_steps, num_classes, labels_per, what)
-    _refuse_classes(array, found, what)
+    _refuse_classes(array, found, num_classes, what)
     kind, why = _kind(found)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         values = found.astype(np.float64)
@@ -159,18 +159,11 @@ def _axes(array: np.ndarray, n: int, steps: int, classes: int, per: str, what: s
     if per == "sequence" and steps > 1:
         right += f" or [{n}, {classes}]"
     guess = "sequences, steps, classes"
-    if shape == (n, steps) and _whole(array):
+    if shape == (n, steps) and _are_classes(array, classes):
         raise ConfigError(_classes_text(array, what))
-    if (array.ndim == 3 and shape[:2] == (n, steps)) or (
-        per_sequence and one_each is False and shape == (n, last)
-    ):
-        guess = (
-            "if these are counted from one, subtract one from y" if last == classes - 1 else "widen the last layer"
-        )
-        raise ConfigError(
-            f"{what} returned {list(shape)}: {last} output{'s' * (last != 1)} for {classes} classes "
-            f"(labels 0 to {classes - 1}); {guess}"
-        )
+    by_sequence = per_sequence and shape in ((n, last), (n, 1, last))
+    if shape in ((n, steps, last), (whole, last)) or by_sequence:
+        raise ConfigError(f"{what} returned {list(shape)}: {too_few_text(last, classes)}")
     if shape == (n, steps) and not softmax_rows:
         guess = f"one number a step cannot tell {classes} classes apart"
     elif array.ndim == 3 and shape[:2] == (steps, n):
@@ -182,24 +175,33 @@ def _axes(array: np.ndarray, n: int, steps: int, classes: int, per: str, what: s
     raise ConfigError(f"{what} returned {list(shape)}: expected {right}; {guess}")
 
 
-def _refuse_classes(array: np.ndarray, found: np.ndarray, what: str) -> None:
+def _refuse_classes(array: np.ndarray, found: np.ndarray, classes: int, what: str) -> None:
     """Classes where scores are needed.
 
     Floating units of 0 and 1 and nothing between are classes too: a sigmoid reaches 0 in float32 only below a
-    logit of -87.  All alike they may be a unit that is stuck.
+    logit of -87.  All alike they may be a unit that is stuck.  Whole numbers beyond are logits of a rounded model.
     """
-    if array.dtype.kind not in "bui" and found.shape[-1] > 1:
-        return
-    finite = array[np.isfinite(array)]
-    whole_units = found.shape[-1] == 1 and _whole(array) and finite.min() < finite.max()
-    one_hot = array.dtype.kind in "bui" and finite.min() == 0 and finite.max() == 1
-    if whole_units or one_hot:
+    if found.shape[-1] == 1:
+        refused = _are_classes(array, classes) and np.ptp(array[np.isfinite(array)].astype(float)) > 0
+    else:
+        refused = array.dtype.kind in "bui" and bool(
+            ((found == 0) | (found == 1)).all() and (found.sum(-1) == 1).all()
+        )
+    if refused:
         raise ConfigError(_classes_text(array, what))
 
 
-def _whole(array: np.ndarray) -> bool:
-    finite = array[np.isfinite(array)]
-    return bool(finite.size) and not np.mod(finite.astype(float), 1).any()
+def _are_classes(array: np.ndarray, classes: int) -> bool:
+    """Whole numbers that count classes, from 0 or from 1."""
+    finite = array[np.isfinite(array)].astype(float)
+    return bool(finite.size) and not np.mod(finite, 1).any() and finite.min() >= 0 and finite.max() <= classes
+
+
+def too_few_text(outputs: int, classes: int) -> str:
+    """What is wrong with fewer outputs than classes."""
+    text = f"outputs have {outputs} class{'es' * (outputs != 1)}, labels have {classes} (0 to {classes - 1})"
+    by_one = "; or, where labels are counted from one, subtract one from y" if outputs == classes - 1 else ""
+    return f"{text}: the last layer needs {classes} units{by_one}"
 
 
 def _classes_text(array: np.ndarray, what: str) -> str:

@@ -1,4 +1,5 @@
-"""A user's own code: found by name, called, and its errors shown as theirs.  Imports `config`.
+"""A user's own code: found by name, called, and its errors shown as theirs.  Imports `config`
+and `as_given`.
 
 A report that ends in thirty frames of a library hides the one line that the person wrote.  What their code
 raises becomes a `UserCodeError`: one line, and their own frames beside it.
@@ -18,15 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seqjax.as_given import takes, with_mask
 from seqjax.config import ConfigError
 
 LONGEST = 300  # letters of a message that are shown: about three lines of a terminal
 
-# What each flag needs: in words, and with how many arguments it is called (None: not called by us).
-WANTED = {
-    "--predict": ("predict(x), or a model", 1),
-    "--fit": ("a function fit(x, y, mask)", 3),
-    "--model": ("a model", None),
+WANTED = {  # what each flag needs
+    "--predict": "predict(x), or a model",
+    "--fit": "a function fit(x, y, mask) or fit(x, y)",
+    "--model": "a model",
 }
 
 # Frames below these are nobody's own code: the kit, the standard library, installed packages.
@@ -64,7 +65,7 @@ def load_object(spec: str, flag: str) -> Any:
     the nearest names; UserCodeError where the module cannot be imported.
     """
     here = f"{flag}={spec}"
-    wanted, num_arguments = WANTED.get(flag, ("an object", None))
+    wanted = WANTED.get(flag, "an object")
     name, colon, attributes = (part.strip() for part in spec.partition(":"))
     if name.endswith(".py") or "/" in name or os.sep in name:
         as_module = ".".join(Path(name.removesuffix(".py")).parts)
@@ -84,13 +85,21 @@ def load_object(spec: str, flag: str) -> Any:
         found, path = getattr(found, attribute), f"{path}.{attribute}"
     if found is None or isinstance(found, types.ModuleType | str | bytes | int | float):
         raise ConfigError(f"{here}: {path} is of type {type(found).__name__}; expected {wanted}")
+    if flag == "--fit":
+        refuse_fit(found, here, path)
     # A function of no arguments may make what predicts: `adapters` calls it.
-    enough = not num_arguments or _takes(found, num_arguments) or (flag == "--predict" and _takes(found, 0))
-    if inspect.isroutine(found) and not enough:
+    elif flag == "--predict" and inspect.isroutine(found) and not (takes(found, 1) or takes(found, 0)):
         raise ConfigError(f"{here}: it is {found.__name__}{inspect.signature(found)}; expected {wanted}")
-    if flag == "--fit" and not callable(found):
-        raise ConfigError(f"{here}: {path} is of type {type(found).__name__}; expected {wanted}")
     return found
+
+
+def refuse_fit(found: Any, here: str, name: str) -> None:
+    """ConfigError for what is no fit(x, y, mask) or fit(x, y); here: how the message begins."""
+    if not callable(found):
+        raise ConfigError(f"{here}: {name} is of type {type(found).__name__}; expected {WANTED['--fit']}")
+    if with_mask(found) is None:
+        told = getattr(found, "__name__", name)
+        raise ConfigError(f"{here}: it is {told}{inspect.signature(found)}; expected {WANTED['--fit']}")
 
 
 def guarded(function: Callable, what: str) -> Callable:
@@ -152,16 +161,6 @@ def _module(name: str, here: str) -> types.ModuleType:
         if (path.suffix == ".py" and path.stem != "__init__") or (path.is_dir() and any(path.glob("*.py")))
     ]
     raise ConfigError(f"{here}: no module {name!r} on the path or in this folder; {_near(name, known)}")
-
-
-def _takes(function: Callable, num_arguments: int) -> bool:
-    try:
-        inspect.signature(function).bind(*range(num_arguments))
-    except TypeError:
-        return False
-    except ValueError:  # a builtin that does not tell
-        return True
-    return True
 
 
 def _near(name: str, known: list[str]) -> str:

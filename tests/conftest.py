@@ -70,15 +70,12 @@ class MainCommand:
     """
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        from experiments import main
         from seqjax import experiment
 
         self.home, self.monkeypatch, self.capsys = home, monkeypatch, capsys
         self.ran: list[tuple[Any, dict[str, Any]]] = []
         self.forecast_alone = 0
         self.updates: dict[str, Any] = {}
-        self.folders: list[Any] = []
-        opened = main.workdir.open_workdir
 
         def run(config, watch, **options):
             self.ran.append((config, options))
@@ -95,13 +92,8 @@ class MainCommand:
             values = {name: value for name, value in result.values.items() if name not in measured}
             return experiment.Result(config, values)
 
-        def open_workdir(*args, **kwargs):
-            self.folders.append(opened(*args, **kwargs))
-            return self.folders[-1]
-
         monkeypatch.setattr(experiment, "run", run)
         monkeypatch.setattr(experiment, "run_forecast", run_forecast)
-        monkeypatch.setattr(main.workdir, "open_workdir", open_workdir)
         monkeypatch.setattr("seqjax.report.figures.draw", lambda values: {})
         monkeypatch.setattr(jax.config, "update", self.updates.__setitem__)
         monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -117,9 +109,6 @@ class MainCommand:
             command.run_command(main.main, main.__doc__)
         except SystemExit as ended:
             code = ended.code
-        finally:
-            for folder in self.folders:
-                folder._lock.close()  # as the end of the process does
         return Ended(code, *self.capsys.readouterr())
 
     def tree(self) -> dict[str, bytes | None]:

@@ -22,6 +22,7 @@ from flax import nnx
 
 from seqjax.adapters import Trainable, UserCodeError, as_predict, as_trainable, read_outputs
 from seqjax.config import ConfigError
+from seqjax.instruments import flat, kernels
 
 N, T, F, C = 12, 6, 4, 3
 X = np.random.default_rng(0).normal(size=(N, T, F)).astype(np.float32)
@@ -145,19 +146,65 @@ def test_errors_of_a_predict_are_the_users():
     assert "seqjax/adapters.py" not in e.value.frames
 
 
-@pytest.mark.parametrize("obj", [3, None, "name", [1], {"a": 1}, object()])
-def test_what_does_not_predict_is_refused(obj):
-    with pytest.raises(ConfigError, match=r"^--predict: .* is a .*: expected predict\(x\), a PyTorch module") as e:
+class Unfit:
+    pass
+
+
+UNFIT = {  # what was given, and how it is named
+    "a number": (3, "what was given is of type int"),
+    "None": (None, "what was given is of type NoneType"),
+    "text": ("name", "what was given is of type str"),
+    "a list": ([1], "what was given is of type list"),
+    "a dict": ({"a": 1}, "what was given is of type dict"),
+    "an object": (Unfit(), "what was given is of type Unfit"),
+    "a pair": ((Unfit, 3), r"what was given is of type tuple \(Unfit, int\)"),
+    "a factory of a class": (lambda: Unfit, "Unfit is a class"),
+}
+
+
+@pytest.mark.parametrize(("obj", "named"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_predict_is_refused(obj, named):
+    with pytest.raises(ConfigError, match=rf"^--predict: {named}; expected predict\(x\), a PyTorch module") as e:
         as_predict(obj)
     assert "\n" not in str(e.value)
-    with pytest.raises(ConfigError, match=r"^--model: .*expected a Flax Linen module") as e:
+    with pytest.raises(ConfigError, match=rf"^--model: {named}; expected a Flax Linen module") as e:
         as_trainable(obj, X, C)
     assert "\n" not in str(e.value)
 
 
 def test_a_predict_is_no_model():
-    with pytest.raises(ConfigError, match=r"what predicts goes to --predict"):
+    with pytest.raises(ConfigError, match=r"<lambda>\(x\) is neither; what predicts goes to --predict"):
         as_trainable(lambda x: x, X, C)
+
+    def make(width, key):
+        return init, apply
+
+    with pytest.raises(ConfigError, match=r"or of a key alone, .*; make\(width, key\) is neither"):
+        as_trainable(make, X, C)
+
+
+@pytest.mark.parametrize("make", [lambda key: (init, apply), lambda init_key=None: (init, apply)])
+def test_a_factory_may_take_a_key(make):
+    assert as_trainable(make, X, C).params is None
+
+
+PARAMS = {  # what init returns, and what is said of it
+    "nothing": ({}, "has no parameters, so there is nothing to train; what predicts goes to --predict"),
+    "None": ({"w": None}, "has no parameters"),
+    "text": ({"w": np.ones(3), "name": "mine"}, r"params\['name'\] is of type str; expected float arrays"),
+    "a count": ({"w": np.ones(3), "n": np.arange(3)}, r"params\['n'\] is of type int"),
+}
+
+
+@pytest.mark.parametrize(("params", "said"), PARAMS.values(), ids=PARAMS)
+def test_params_that_cannot_be_trained_are_refused(params, said):
+    def always(params, x):
+        return jnp.zeros((*x.shape[:-1], C))
+
+    with pytest.raises(ConfigError, match=said) as e:
+        as_trainable((lambda key: params, always), X, C)
+    assert str(e.value).startswith("--model: (<lambda>, always)")
+    assert "\n" not in str(e.value)
 
 
 def init(key):
@@ -213,9 +260,9 @@ def test_dropout_of_a_pair_is_on_in_training_alone():
 # --- Shapes ------------------------------------------------------------------------------------------------------
 
 MISFITS = {
-    "too few outputs": (lambda p, x: apply(p, x)[..., :2], "too few outputs, or labels that are counted from one"),
+    "too few outputs": (lambda p, x: apply(p, x)[..., :2], r"outputs have 2 classes, labels have 3 \(0 to 2\)"),
     "one a sequence": (lambda p, x: apply(p, x)[:, -1], "one output a sequence, where every step has a label"),
-    "one unit for three classes": (lambda p, x: apply(p, x)[..., :1], "too few outputs"),
+    "one unit for three classes": (lambda p, x: apply(p, x)[..., :1], "outputs have 1 class, labels have 3"),
     "four axes": (lambda p, x: apply(p, x)[..., None], "expected"),
     "no array": (lambda p, x: {"a": apply(p, x)}, "gives a dict"),
 }
@@ -263,7 +310,7 @@ def test_errors_of_a_model_are_the_users():
         return x @ jnp.ones((7, C))
 
     with pytest.raises(
-        UserCodeError, match=r"^--model: tuple raised TypeError: dot_general.*test_adapters.py, line"
+        UserCodeError, match=r"^--model: \(init, bad\) raised TypeError: dot_general.*test_adapters.py, line"
     ) as e:
         as_trainable((init, bad), X, C)
     assert "jnp.ones((7, C))" in e.value.frames
@@ -338,7 +385,7 @@ def test_a_factory_may_have_loaded_what_was_trained():
 
 def test_linen_without_variables_does_not_predict():
     with pytest.raises(
-        ConfigError, match=r"^--predict: Linen has no parameters: expected .*\(module, variables\)"
+        ConfigError, match=r"^--predict: Linen has no trained parameters; expected .*\(module, variables\)"
     ):
         as_predict(Linen())
 
@@ -474,7 +521,7 @@ def test_haiku_with_state_and_training():
 @frameworks
 def test_haiku_misfit():
     hk = need("haiku")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(hk.transform(lambda x: hk.Linear(2)(x)), X, C)
 
 
@@ -545,7 +592,7 @@ def test_equinox_of_one_step_and_of_whole_batches():
 @frameworks
 def test_equinox_misfit():
     eqx = need("equinox")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(eqx.nn.MLP(F, 2, 8, 1, key=jax.random.key(0)), X, C)
     with pytest.raises(UserCodeError, match=r"^--model: MLP raised "):
         as_trainable(eqx.nn.MLP(F + 1, C, 8, 1, key=jax.random.key(0)), X, C)
@@ -590,6 +637,8 @@ def test_keras_parameters_are_drawn_by_their_initialisers():
     model = keras_model(keras)
     names = [v.name for v in model.trainable_variables]
     drawn = as_trainable(model, X, C).init(jax.random.key(3))
+    assert list(drawn) == [v.path for v in model.trainable_variables]
+    drawn = jax.tree.leaves(drawn)
     for name, value, variable in zip(names, drawn, model.trainable_variables, strict=True):
         fixed = name in ("bias", "beta", "gamma")
         assert bool((value == variable.value).all()) == fixed, name
@@ -598,6 +647,31 @@ def test_keras_parameters_are_drawn_by_their_initialisers():
     kernel = np.asarray(drawn[names.index("kernel")])
     assert kernel.min() < 0 < kernel.max()
     assert np.abs(kernel).max() <= np.sqrt(6 / (F + 32))  # Glorot's bound
+
+
+@frameworks
+def test_keras_parameters_have_their_paths_in_findings():
+    keras = need("keras")
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((None, F)), layers.Dense(8, name="first"), layers.Dense(C, name="last")], name="own"
+    )
+    params = as_trainable(model, X, C).params
+    assert list(flat(params)) == ["own/first/kernel", "own/first/bias", "own/last/kernel", "own/last/bias"]
+    assert kernels(flat(params)) == ["own/first/kernel", "own/last/kernel"]
+
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__(name="twins")
+            self.one, self.two = layers.Dense(8, name="twin"), layers.Dense(C, name="twin")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    got = as_trainable(Twins(), X, C)
+    drawn = got.init(jax.random.key(0))
+    assert len(flat(drawn)) == 4
+    assert got.apply(drawn, X).shape == (N, T, C)
 
 
 @frameworks
@@ -664,7 +738,7 @@ def test_settled_statistics_of_keras():
 @frameworks
 def test_keras_misfits():
     keras = need("keras")
-    with pytest.raises(ConfigError, match="too few outputs"):
+    with pytest.raises(ConfigError, match="outputs have 2 classes, labels have 3"):
         as_trainable(keras_model(keras, classes=2), X, C)
     layers = keras.layers
     last = keras.Sequential([layers.Input((T, F)), layers.LSTM(8), layers.Dense(C)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqjax import arrays
+from seqjax import arrays, as_given
 
 N, T, F, C = 12, 4, 3, 3
 RNG = np.random.default_rng(0)
@@ -100,3 +100,21 @@ def test_a_fit_without_a_mask_is_given_none():
     read = arrays.load(x=X, y=Y)
     predict = read.form.fit(lambda x, y: lambda x: x + y.max())(*map(np.asarray, read.train))
     np.testing.assert_array_equal(predict(X), X + Y.max())
+
+
+FITS = {  # a fit, and whether it is given the mask
+    "by position": (lambda x, y, m: m, True),
+    "by name": (lambda x, y, epochs=3, mask=None: mask if epochs == 3 else 1 / 0, True),
+    "by name alone": (lambda x, y, *, mask: mask, True),
+    "any number": (lambda *args: args[2], True),
+    "options": (lambda x, y, epochs=3, verbose=0: None if epochs == 3 else 1 / 0, False),
+    "none": (lambda x, y: None, False),
+}
+
+
+@pytest.mark.parametrize(("fit", "masked"), FITS.values(), ids=FITS)
+def test_a_fit_is_given_the_mask_where_it_takes_one(fit, masked):
+    call = as_given.with_mask(fit)
+    assert call(1, 2, "a mask") == ("a mask" if masked else None)
+    assert as_given.with_mask(lambda x: x) is None
+    assert as_given.with_mask(lambda x, y, mask, more: x) is None

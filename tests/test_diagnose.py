@@ -1,14 +1,16 @@
 """The command `experiments.diagnose`: what it leaves and prints, and what it refuses."""
 
+import contextlib
 import json
 import math
+import os
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments import command, diagnose, flags, workdir
+from experiments import command, diagnose, flags
 from seqjax.config import ConfigError
 
 FIGURES = ["dependence.png", "ladder.png", "learning_curves.png"]
@@ -31,21 +33,6 @@ def end(monkeypatch, capsys, *argv: Any):
     return code, *capsys.readouterr()
 
 
-@pytest.fixture(autouse=True)
-def closed(monkeypatch):
-    """The folders that a command opens are let go of at its end, as they are when a process ends."""
-    opened = []
-
-    def open_workdir(*args: Any, **options: Any) -> workdir.Workdir:
-        opened.append(workdir.open_workdir(*args, **options))
-        return opened[-1]
-
-    monkeypatch.setattr(diagnose, "open_workdir", open_workdir)
-    yield opened
-    for folder in opened:
-        folder._lock.close()
-
-
 @pytest.fixture
 def data(tmp_path):
     arrays = small(np.random.default_rng(0))
@@ -55,7 +42,7 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, capsys, closed):
+def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, capsys):
     argv = ["--x", data / "x.npy", "--y", data / "y.npy", "--observed_loss=0.55", "--workdir", data / "run"]
     code, out, err = end(monkeypatch, capsys, *argv)
     assert (code, err) == (0, "")
@@ -71,7 +58,6 @@ def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, caps
     assert values["config"] == json.loads((data / "run" / "config.json").read_text())
     assert values["observed"]["loss"] == 0.55
 
-    closed.pop()._lock.close()
     code, out, err = end(monkeypatch, capsys, *argv)
     assert (code, out) == (2, "")
     assert "holds a run" in err
@@ -136,7 +122,7 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
 
     monkeypatch.setattr(diagnose, "load", load)
     monkeypatch.setattr(diagnose.data_diagnosis, "diagnose", stop)
-    monkeypatch.setattr(diagnose, "open_workdir", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnose, "open_workdir", lambda *args, **kwargs: contextlib.nullcontext())
     argv = [f"--{name}={value}" for name, value in given.items()]
     with pytest.raises(ConfigError, match="seen enough"):
         diagnose.main(["diagnose", *argv, "--nocompilation_cache"])
@@ -146,9 +132,17 @@ def test_every_flag_reaches_the_arrays_or_the_diagnosis(monkeypatch):
 
 
 MODULE = """
+import ctypes
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 print("imported")
+os.write(1, b"written")
+subprocess.run(["echo", "a child"])
+ctypes.CDLL(None).puts(b"from C")
 
 def predict(x):
     print("predicting")
@@ -174,12 +168,15 @@ def module(data, monkeypatch):
     return data
 
 
-def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capsys):
+def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(module, monkeypatch, capfd):
     argv = ("--data=train.npz", "--predict=own_model:predict", "--workdir", module / "run", "--json")
-    code, out, err = end(monkeypatch, capsys, *argv)
+    code, out, err = end(monkeypatch, capfd, *argv)
     assert code == 0
     assert err.count("imported") == 1
-    assert "predicting" in err
+    for printed in ("written", "a child", "from C", "predicting"):
+        assert printed in err
+    os.write(1, b"as before")
+    assert capfd.readouterr().out == "as before"
     values = json.loads(out)
     assert values["config"]["predict"] == "own_model:predict"
     assert values["model"]["rung"] == "own_step"
@@ -217,7 +214,7 @@ def test_a_model_that_cannot_be_used_is_refused_with_their_own_frames(flag, said
     assert not (module / "run" / "result.json").exists()
 
 
-def test_a_loss_that_is_no_number_is_read_and_written_as_none(data, monkeypatch, capsys, closed):
+def test_a_loss_that_is_no_number_is_read_and_written_as_none(data, monkeypatch, capsys):
     argv = ("--data", data / "train.npz", "--observed_loss=nan", "--workdir", data / "run", "--json")
     code, out, _ = end(monkeypatch, capsys, *argv)
     assert code == 0

@@ -376,6 +376,10 @@ def test_what_a_model_does_and_its_controls_are_told():
     assert re.search(r"padding +0.0100 +0.0000 +0.6900 +FAILED", text)
     assert "Left out." in text
     assert max(map(len, printed(values).splitlines())) <= 80
+    values["model"] |= {"rung": None, "swaps": "not tried: with few sequences predict: a batch of 100 at least"}
+    assert "cannot tell what it sees (swaps not tried: with few sequences predict: a batch of 100 at" in told(
+        values
+    )
 
 
 def test_texts_of_the_user_are_printed_as_they_are():

@@ -3,6 +3,7 @@
 import math
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +54,9 @@ def diagnosed():
 
             of = ladder.climb(ladder.sample(arrays, arrays.train)[0], 2)
             climbed[labels] = of, step_swaps.dependence(of, 2)
-        return model_diagnosis.look(arrays, *climbed[labels], control_samples=0, **own)
+        return model_diagnosis.look(
+            arrays, *climbed[labels], model_diagnosis.own_of(arrays, **own), control_samples=0
+        )
 
     return diagnose
 
@@ -117,6 +120,54 @@ def test_a_fit_may_return_losses_in_any_usual_form_and_a_model(diagnosed):
     assert diagnosed("own", fit=lambda x, y: Model()).reached
     with pytest.raises(ConfigError, match="no list of numbers"):
         diagnosed("own", fit=lambda x, y, mask: (own_step, ["much"]))
+    with pytest.raises(ConfigError, match=r"^fit: it is <lambda>\(x\); expected a function fit\(x, y, mask\) or"):
+        diagnosed("own", fit=lambda x: own_step)
+
+
+RETURNED = {  # by a fit, and what is said of it
+    "nothing": (
+        None,
+        "None; expected predict(x), a model, or (either of these, the loss of each epoch): it may lack",
+    ),
+    "three": ((own_step, [0.5], {}), "a tuple of 3 (function, list, dict); expected predict(x), a model, or"),
+    "a dict": ({"predict": own_step}, "a dict of 1 (function); expected predict(x), a model, or"),
+    "losses alone": ([0.5, 0.4, 0.3], "a list of 3 (float, float, float); expected predict(x), a model, or"),
+    "the other way round": (([0.5], own_step), "losses that are no list of numbers"),
+    "a history": (types.SimpleNamespace(history={}), "something of type SimpleNamespace; expected predict(x)"),
+}
+
+
+@pytest.mark.parametrize(("returned", "said"), RETURNED.values(), ids=RETURNED)
+def test_what_a_fit_may_not_return_is_told_with_what_it_should(returned, said):
+    with pytest.raises(ConfigError) as e:
+        model_diagnosis.fit_of(lambda x, y: returned, load(x=X, y=EVENT).form)(X, EVENT, EVENT >= 0)
+    assert str(e.value).startswith(f"fit returned {said}")
+    assert "\n" not in str(e.value)
+
+
+def test_a_fit_may_return_a_linen_module_with_its_variables():
+    module = nn.Dense(2)
+    variables = module.init(jax.random.key(0), X)
+    for returned in ((module, variables), ((module, variables), [0.5])):
+        fit = model_diagnosis.fit_of(lambda x, y, returned=returned: returned, load(x=X, y=EVENT).form)
+        predict, losses = fit(X, EVENT, EVENT >= 0)
+        np.testing.assert_allclose(predict(X), module.apply(variables, X), atol=1e-5)
+        assert losses == ([0.5] if len(returned[1]) == 1 and isinstance(returned[1], list) else None)
+
+
+@pytest.mark.frameworks
+def test_a_fit_may_return_the_history_of_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.layers.Input((2, 4)), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with jax.numpy_rank_promotion("allow"):
+        history = model.fit(X, EVENT, epochs=2, verbose=0)
+        for returned in (history, (model, history), (model, history.history["loss"]), model):
+            fit = model_diagnosis.fit_of(lambda x, y, returned=returned: returned, load(x=X, y=EVENT).form)
+            predict, losses = fit(X, EVENT, EVENT >= 0)
+            np.testing.assert_allclose(predict(X), model.predict(X, verbose=0), atol=1e-5)
+            assert losses == (None if returned is model else history.history["loss"])
 
 
 def test_a_model_that_cannot_see_what_labels_need_is_not_called_stuck(diagnosed):
@@ -162,9 +213,32 @@ def test_a_training_of_plain_jax_is_diagnosed_from_its_arrays_to_its_controls():
     [
         ({"predict": own_step, "fit": example_fit.fit}, "predict and fit given"),
         ({"observed_accuracy": 0.5}, "observed_accuracy=0.5"),
+        ({"causal": True}, "^causal: .*add --predict, --model or --fit"),
+        ({"control_samples": 256}, "^control_samples=256: .*add --fit, or a --model"),
+        ({"control_seconds": 5.0}, r"^control_seconds=5.0: .*add --fit, or a --model"),
+        ({"control_samples": 0, "predict": own_step}, "^control_samples=0: .*add --fit, or a --model"),
         ({"observed_accuracy": 50, "predict": own_step}, "observed_accuracy=50"),
     ],
 )
 def test_what_does_not_go_together_is_refused(known, said):
     with pytest.raises(ConfigError, match=said):
         data_diagnosis.diagnose(load(x=X, y=LABELS["own"]), **known)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"predict": lambda x: x.sum(-1) > 0}, "returned whole numbers"),
+        ({"predict": lambda x: x[:5]}, "for 128 sequences it returned 5"),
+        ({"predict": lambda x: "nonsense"}, "expected numbers"),
+        ({"predict": lambda x: 1 / 0}, "raised ZeroDivisionError"),
+        ({"model": lambda x: x}, "what predicts goes to --predict"),
+        ({"model": (lambda key: {}, lambda params, x: x[..., :2])}, "nothing to train"),
+        ({"fit": lambda x: x}, "expected a function fit"),
+        ({"fit": 3}, "fit: what was given is of type int; expected a function fit"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_measured(own, said, monkeypatch):
+    monkeypatch.setattr(data_diagnosis.ladders, "climb", lambda *_: pytest.fail("the ladder was climbed"))
+    with pytest.raises(ConfigError, match=said):
+        data_diagnosis.diagnose(load(x=X, y=LABELS["own"]), **own)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqjax import arrays as user_arrays
+from seqjax.adapters import UserCodeError, guarded
 from seqjax.config import ConfigError
 from seqjax.model_facts import examine
 
@@ -441,6 +442,22 @@ def test_a_predict_that_needs_all_sequences_is_judged_by_its_outputs_alone():
     assert facts.rung is None
     assert "100 at least" in facts.values["swaps"]
     assert facts.loss is not None
+
+
+@pytest.mark.parametrize("val", [False, True])
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_a_predict_that_fails_after_some_calls_is_the_users_error(most, val):
+    world = World(0, val=val)
+    calls = []
+
+    def predict(x):
+        calls.append(1)
+        if len(calls) > most:
+            raise RuntimeError("session closed")
+        return world.logits(x)
+
+    with pytest.raises(UserCodeError, match="predict raised RuntimeError: session closed"):
+        examine(guarded(predict, "predict"), world.arrays)
 
 
 def test_few_calls_and_little_time():

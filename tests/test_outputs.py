@@ -18,6 +18,9 @@ UNIT = RNG.normal(size=(N, T)) * 3
 TWO = np.stack([log_expit(-UNIT), log_expit(UNIT)], -1)
 
 LOG_P, FIRST = log_softmax(LOGITS, -1), log_softmax(LOGITS[:, :1].repeat(T, 1), -1)
+WHOLE_TWO = np.stack([log_expit(-np.round(UNIT)), log_expit(np.round(UNIT))], -1)
+WHOLE = np.round(LOGITS)
+BITS = (LOGITS > 0).astype(int)
 
 # what is returned, classes, labels per, kind, log-probabilities that it says, a part of the text
 READ = {
@@ -26,6 +29,10 @@ READ = {
     "log-probabilities": (log_softmax(LOGITS, -1), C, "step", "log_probabilities", LOG_P, "logs"),
     "a list": (LOGITS.tolist(), C, "step", "logits", LOG_P, "[20, 5, 3]"),
     "whole logits": (LOGITS.astype(int), C, "step", "logits", log_softmax(LOGITS.astype(int), -1), "int64"),
+    "whole logits as floats": (WHOLE, C, "step", "logits", log_softmax(WHOLE, -1), "float64"),
+    "whole logits, 0 and 1": (BITS, C, "step", "logits", log_softmax(BITS, -1), "from 0 to 1, rows do not"),
+    "one unit, whole logits": (np.round(UNIT), 2, "step", "logit", WHOLE_TWO, "the logit of class 1"),
+    "one unit, whole": (np.round(UNIT)[..., None].astype(int), 2, "step", "logit", WHOLE_TWO, "of class 1"),
     "flattened": (LOGITS.reshape(-1, C), C, "step", "logits", LOG_P, "flattened"),
     "classes on axis 1": (LOGITS.swapaxes(1, 2), C, "step", "logits", LOG_P, "axis 1"),
     "more outputs than classes": (LOGITS, 2, "step", "logits", LOG_P, "taken for logits"),
@@ -93,19 +100,33 @@ REFUSED = {
     "classes as floats": (LOGITS.argmax(-1).astype(float), C, "step", "whole numbers"),
     "classes of two": (UNIT > 0, 2, "step", "whole numbers"),
     "classes of two as floats": ((UNIT > 0).astype(np.float32), 2, "step", "whole numbers .*threshold"),
+    "classes counted from one": (1 + (UNIT > 0), 2, "step", "whole numbers"),
     "classes with an axis": ((UNIT > 0)[..., None].astype(int), 2, "step", "whole numbers"),
     "one-hot classes": (np.eye(C, dtype=int)[LOGITS.argmax(-1)], C, "step", "whole numbers"),
     "classes of sequences": (LOGITS.argmax(-1)[:, 0], C, "sequence", "expected"),
-    "too few outputs": (LOGITS, C + 2, "step", r"3 outputs for 5 classes \(labels 0 to 4\); widen the last layer"),
+    "too few outputs": (
+        LOGITS,
+        C + 2,
+        "step",
+        r"outputs have 3 classes, labels have 5 \(0 to 4\): the last layer needs 5 units$",
+    ),
     "counted from one": (
         LOGITS,
         C + 1,
         "step",
-        r"3 outputs for 4 classes .*counted from one, subtract one from y",
+        r"outputs have 3 classes, labels have 4 \(0 to 3\): the last layer needs 4 units; or, where labels "
+        r"are counted from one, subtract one from y",
     ),
-    "too few, a sequence": (LOGITS[:, 0], C + 1, "sequence", "3 outputs for 4 classes"),
+    "too few, a sequence": (LOGITS[:, 0], C + 1, "sequence", "outputs have 3 classes, labels have 4"),
+    "too few, flattened": (LOGITS.reshape(-1, C), C + 2, "step", "outputs have 3 classes, labels have 5"),
+    "two for three": (
+        LOGITS[..., :2],
+        3,
+        "step",
+        r"outputs have 2 classes, labels have 3 \(0 to 2\): the last layer",
+    ),
     "one unit for three": (UNIT, C, "step", "one number a step cannot tell 3 classes apart"),
-    "one unit with an axis": (UNIT[..., None], C, "step", "1 output for 3 classes"),
+    "one unit with an axis": (UNIT[..., None], C, "step", "outputs have 1 class, labels have 3"),
     "one output a sequence": (LOGITS[:, 0], C, "step", "one output a sequence.*return_sequences=True"),
     "time first": (LOGITS.swapaxes(0, 1), C, "step", "first two axes look swapped"),
     "sequences lost": (LOGITS[:16], C, "step", "for 20 sequences it returned 16"),

@@ -75,6 +75,7 @@ def test_objects_are_found_in_the_current_folder():
     assert load_object("my_package.inner:predict", "--predict")(3) == 4
     assert load_object("my_train:Holder.model", "--model")(3) == 3
     assert load_object("my_train:fit_with_options", "--fit")(1, 2, 3)(3) == 3
+    assert load_object("my_train:fit_without_mask", "--fit")
     assert load_object("my_train:make", "--predict")()(3) == 3, "what makes a predict may be named for one"
 
 
@@ -114,12 +115,12 @@ REFUSED = {
     ),
     "a number": (
         "my_train:number", "--fit",
-        "--fit=my_train:number: my_train.number is of type int; expected a function fit(x, y, mask)",
+        "--fit=my_train:number: my_train.number is of type int; expected a function fit(x, y, mask) or fit(x, y)",
     ),
     "a module": ("my_train:np", "--model", "--model=my_train:np: my_train.np is of type module; expected a model"),
     "too few arguments": (
-        "my_train:fit_without_mask", "--fit",
-        "--fit=my_train:fit_without_mask: it is fit_without_mask(x, y); expected a function fit(x, y, mask)",
+        "my_train:predict", "--fit",
+        "--fit=my_train:predict: it is predict(x); expected a function fit(x, y, mask) or fit(x, y)",
     ),
     "too many arguments": (
         "my_train:fit", "--predict",

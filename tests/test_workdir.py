@@ -1,5 +1,6 @@
 """The folder of a run: refused where it cannot be had, and its files whole or not at all."""
 
+import contextlib
 import json
 import os
 
@@ -22,13 +23,12 @@ def open_workdir():
     opened = []
 
     def open_it(path, **options):
-        opened.append(workdir.open_workdir(path, "dense-T2", **options))
+        opened.append(stack.enter_context(workdir.open_workdir(path, "dense-T2", **options)))
         return opened[-1].folder
 
     open_it.opened = opened
-    yield open_it
-    for folder in opened:
-        folder._lock.close()
+    with contextlib.ExitStack() as stack:
+        yield open_it
 
 
 def test_a_named_folder_is_made_with_its_parents(tmp_path, open_workdir):
@@ -112,6 +112,12 @@ def test_a_folder_that_another_run_writes_to_is_refused(tmp_path, open_workdir):
     for how in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(ConfigError, match="is in use by another run"):
             open_workdir(str(tmp_path), **how)
+
+
+def test_a_folder_is_let_go_of_at_the_end_and_not_only_when_the_process_ends(tmp_path):
+    for _ in range(2):
+        with workdir.open_workdir(str(tmp_path), "dense-T2"):
+            pass
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

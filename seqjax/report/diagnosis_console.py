@@ -255,7 +255,8 @@ def _model(values: dict[str, Any]) -> Iterable[Any]:
     outputs = model.get("outputs") or {}
     if outputs.get("text"):
         yield f"model: outputs {outputs['text']}"
-    sees = "cannot tell what it sees" if model.get("rung") is None else ""
+    why = f" (swaps {model['swaps']})" if model.get("swaps") else ""
+    sees = f"cannot tell what it sees{why}" if model.get("rung") is None else ""
     sees = sees or f"it stands on the rung: {rung_in_words(model['rung'], model['family'])}"
     if model.get("loss") is not None:
         error = f" ± {number(1.96 * model['loss_se'])}" if model.get("loss_se") is not None else ""

@@ -141,8 +141,9 @@ def said(given: Given, options: dict[str, Any]) -> tuple[list[str], str, dict[st
     """The causes in the order found, the verdict, and the whole result; an error is a verdict of its own."""
     import seqjax
 
+    trains = {"fit", "model"} & set(given.known)
     try:
-        result = seqjax.diagnose(**given.known, **options)
+        result = seqjax.diagnose(**given.known, **(options if trains else {}))
     except Exception as error:
         frames = traceback.format_exc(limit=-4)
         return [], f"{type(error).__name__}: {error}", {"frames": frames}
