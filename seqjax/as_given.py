@@ -90,13 +90,13 @@ class Form(NamedTuple):
 def with_mask(fit: Fit) -> Fit | None:
     """A fit(x, y, mask) of theirs, which is given the mask where it takes one; None where it takes no x and y.
 
-    Where an argument that may be left out is no mask by its name, it is left out.
+    Where an argument that may be left out is no mask, or weight of samples, by its name, it is left out.
     """
     try:
         signature = inspect.signature(fit)
     except ValueError:  # it has none: written in C
         return fit
-    mask = next((name for name in signature.parameters if "mask" in name), None)
+    mask = next((n for n in signature.parameters if "mask" in n or n in ("sample_weight", "sample_weights")), None)
     if mask is not None and takes(fit, 2, **{mask: None}):
         return lambda x, y, m: fit(x, y, **{mask: m})
     any_number = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())

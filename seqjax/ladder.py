@@ -395,7 +395,10 @@ def climb(data: Batch, num_classes: int) -> Ladder:
     n, steps = data.labels.shape
     parts, folds = parts_of(n, steps)
     fits = fit(data, num_classes, parts)
-    by_part = [held_out(data, num_classes, parts, fits, p) for p in range(len(parts.num_train))]
+    with ThreadPoolExecutor() as pool:
+        by_part = list(
+            pool.map(lambda p: held_out(data, num_classes, parts, fits, p), range(len(parts.num_train)))
+        )
     whole, half, *others = (losses for losses, _ in by_part)
     order = np.argsort(np.concatenate([parts.test[0], *parts.test[2:]]))
     by_key = {key: np.concatenate([whole[key], *(part[key] for part in others)])[order] for key in whole}
@@ -513,7 +516,7 @@ def sufficient(ladder: Ladder) -> Key:
             return key
         gains = np.stack([losses - ladder.losses[k] for k in more])
         mean = gains.sum(1) / ladder.counts.sum()
-        error = ratio_draws(gains, ladder.counts).std(0)
+        error = np.sqrt(((gains - mean[:, None] * ladder.counts) ** 2).sum(1)) / ladder.counts.sum()
         z = NormalDist().inv_cdf(1 - ALPHA / comparisons / 2)
         beaten = mean[(mean > WORTH_IT) & (mean > z * error)]
         if len(beaten):

@@ -10,7 +10,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment, minimize
 
 from seqjax.evaluated import Evaluated, as_log_p, interval, of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
@@ -164,6 +163,8 @@ def recalibrated(e: Evaluated) -> np.ndarray:
         return float(-(hot * found).sum() / len(labels) + 1e-4 * (v @ v)), slope
 
     bounds = [(-4.0, 7.0)] + [(-30.0, 30.0)] * log_p.shape[-1]
+    from scipy.optimize import minimize  # its import takes a while
+
     best = minimize(loss, np.zeros(1 + log_p.shape[-1]), jac=True, method="L-BFGS-B", bounds=bounds).x
     return as_log_p(math.exp(best[0]) * e.log_p + best[1:], "logits")
 
@@ -227,6 +228,8 @@ def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
         if accuracy > min(chance / 2, chance - SIGMAS * error) or too_much < max(WORTH_IT, SIGMAS * loss_error):
             return None
         joint = np.stack([-e.log_p[e.mask & (e.labels == c)].sum(0) for c in range(len(e.prior))])
+        from scipy.optimize import linear_sum_assignment  # its import takes a while
+
         named = linear_sum_assignment(joint)[1]  # class c of the labels is class named[c] of the outputs
         renamed = -of_labels(e.log_p, named[e.labels])
         gain, gain_error = e.mean(e.losses - renamed)

@@ -5,6 +5,7 @@ program trains every probe of a kind, each sight on each part, side by side.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -242,8 +243,25 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         logits = outputs(best, jnp.concatenate([part.stop, part.test]))
         return Fitted(best, logits[:, : len(part.stop)], logits[:, len(part.stop) :], curve.T)
 
-    def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:
-        keys = jax.random.split(jax.random.key(0), len(parts.num_train))
+    def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None, keys: Array) -> Fitted:
         return jax.vmap(fit_part, (None, 0, None, 0, 0))(data, parts, sights, starts, keys)
 
-    return Probes(jax.jit(fit).lower(data, parts, sights, starts).compile(compiler_options()), apply, unravel)
+    def take(tree: Any, rows: slice) -> Any:
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+    # Matrices are too small to be worth two cores: half of the parts in each of two threads are.
+    keys = jax.random.split(jax.random.key(0), len(parts.num_train))
+    size = len(keys) // 2 if len(keys) % 2 == 0 else len(keys)
+    given = (data, take(parts, slice(size)), sights, take(starts, slice(size)), keys[:size])
+    compiled = jax.jit(fit).lower(*given).compile(compiler_options())
+
+    def in_threads(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:
+        def run(rows: slice) -> Fitted:
+            found = compiled(data, take(parts, rows), sights, take(starts, rows), keys[rows])
+            return jax.tree.map(np.asarray, found)
+
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(run, (slice(i, i + size) for i in range(0, len(keys), size))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+    return Probes(in_threads, apply, unravel)
