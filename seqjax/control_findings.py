@@ -1,6 +1,6 @@
 """How a training falls short of a control, and what that shows.
 
-Imports `control_data`, `control_trials`, `findings`, `observed` and `training_facts`.
+Imports `control_data`, `control_trials`, `findings`, `observed`, `swap_facts` and `training_facts`.
 
 A training was set up for other data: on a small control it makes few updates, and stops early though nothing is
 wrong.  So what counts is how it falls short: see `state`.
@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from seqjax import control_data as data
+from seqjax import swap_facts
 from seqjax import training_facts as facts
 from seqjax.control_data import Shape
 from seqjax.control_trials import Trainer, Trial
@@ -88,10 +89,18 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
 
 
 def overshoot(trials: list[tuple[str, Trial]], shape: Shape) -> Finding | None:
-    """An epoch whose mean loss is three times that of outputs that say nothing, on two controls or more."""
+    """An epoch whose mean loss is three times that of outputs that say nothing, on two controls or more.
+
+    One that falls in every epoch is thrown about by nothing: it may hold a penalty.
+    """
     limit = 3 * math.log(shape.num_classes)
     high = [
-        (max(trial.losses), name, trial) for name, trial in trials if trial.losses and max(trial.losses) > limit
+        (max(trial.losses), name, trial)
+        for name, trial in trials
+        if (curve := facts.course(trial.losses))
+        and trial.losses
+        and not curve.steady
+        and max(trial.losses) > limit
     ]
     if len(high) < 2:
         return None
@@ -306,6 +315,14 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
     order = np.random.default_rng(0).permutation(len(x))
     reordered = trainer.read(own.predict, x[order]).log_p[np.argsort(order)]
     ordered = float(np.abs(reordered - base).max()) > floor
+    beside, kept = np.asarray(own.test.inputs)[few : 2 * few].copy(), few // 2
+    beside[kept] = x[kept]
+    alike = np.abs(trainer.read(own.predict, beside).log_p - base)[kept].max() <= floor
+    if ordered and alike:
+        text = (
+            f"{swap_facts.PLACE}: log-probabilities move by {value:.3g} nats on average. {swap_facts.SAME_NOISE}"
+        )
+        return Finding("training_mode", value, interval, text, swap_facts.EVALUATE)
     blind = shape.steps > 1
     for s in range(shape.steps if blind and ordered else 0):
         changed = x.copy()

@@ -211,12 +211,16 @@ def constant_over_steps(e: Evaluated) -> Finding | None:
     return Finding("constant_over_steps", floor, interval(floor, error), text, how)
 
 
+SURE = 0.25
+
+
 def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
     """Outputs that are surely wrong: a wrong sign, or the names of the classes mixed up.
 
     On every set, accuracy is below half of what outputs that know nothing of the labels would have, and the loss
     above that of guessing, each by more than three standard errors.  Where the outputs are, with the classes
-    renamed, as good as they claim to be, it is the names.
+    renamed, as good as they claim to be, it is the names.  Outputs that were never trained may lie below chance
+    by accident, but neither know nor lack a quarter (`SURE`) of what there is to learn.
     """
     found: list[Finding] = []
     for e in sets:
@@ -234,9 +238,14 @@ def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
         renamed = -of_labels(e.log_p, named[e.labels])
         gain, gain_error = e.mean(e.losses - renamed)
         claimed = e.mean(renamed - entropy_of(e.log_p))[0]
+        there = float(entropy_of(np.log(np.maximum(e.prior, 1e-12))))
         text = f"Accuracy on {e.name} is {accuracy:.3f}, where outputs that know nothing would have {chance:.3f}"
         how = "Look for the sign of the loss: it must fall where the probability of the label rises."
-        if claimed < gain / 2 and gain > max(WORTH_IT, SIGMAS * gain_error):
+        if (
+            e.mean(renamed)[0] < (1 - SURE) * there
+            and claimed < gain / 2
+            and gain > max(WORTH_IT, SIGMAS * gain_error)
+        ):
             seen = np.flatnonzero(e.prior > 0)
             by_one = len(e.prior) > 2 and bool(np.all(named[seen] == seen - 1) or np.all(named[seen] == seen + 1))
             text += f"; with the classes renamed it is {e.mean(named[e.labels] == guesses)[0]:.3f}"
@@ -251,6 +260,8 @@ def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
                 else ("Look for the sign of the loss, and for the order of classes in which labels were encoded.")
             )
             found.append(Finding("wrong_loss", gain, interval(gain, gain_error), text, how))
+        elif too_much < SURE * there:
+            return None
         else:
             text += f", and the loss is {too_much:.3f} nats above guessing: labels are what the model avoids."
             found.append(Finding("wrong_loss", too_much, interval(too_much, loss_error), text, how))

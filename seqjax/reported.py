@@ -44,6 +44,9 @@ REMEDIES = {
 }
 
 
+FLOAT32 = 1e-6  # to which a mean in float32 is known
+
+
 def compare(
     sets: Sequence[Evaluated], loss: float | None = None, accuracy: float | None = None
 ) -> tuple[dict[str, Any], Finding | None]:
@@ -80,7 +83,7 @@ def _compare(
     wrong: Callable[[Evaluated], Iterator[Evaluation]],
     per: int = 1,
 ) -> tuple[dict[str, Any], Finding | None]:
-    digits = rounding(number * per) / per
+    digits = max(rounding(number * per) / per, FLOAT32 * abs(number))
     recomputed = {e.name: right(e)[0] for e in sets}
     values: dict[str, Any] = {"reported": number, "recomputed": recomputed, "agrees": True, "evaluation": None}
     if any(abs(number - value) <= digits + SIGMAS * error for e in sets for value, error in also_right(e)):

@@ -77,6 +77,11 @@ def by_sequence(moved: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 # --- Calls that differ, sequences that mix -----------------------------------------------------------------------
 
 
+EVALUATE = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
+PLACE = "The output for a sequence depends on its place in the batch, and not on the sequences beside it"
+SAME_NOISE = "Dropout or noise is on at prediction, drawn with the same key in every call."
+
+
 def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding | None:
     """Log-probabilities `[n, T, C]` of two calls with the same inputs that differ by more than rounding."""
     moved, error = by_sequence(nats_moved(first, second), mask)
@@ -86,8 +91,16 @@ def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding
         f"Two calls with the same inputs differ by {moved:.3f} nats a step: dropout or noise is on at prediction"
     )
     text += " (or a state is kept from call to call)."
-    how = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
-    return Finding("training_mode", moved, interval(moved, error), text, how)
+    return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
+
+
+def by_place(predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, mask: np.ndarray) -> Finding | None:
+    """Outputs that move with the place of a sequence in its batch; asked where those beside do not matter."""
+    moved, error = by_sequence(nats_moved(predict(x), np.roll(predict(np.roll(x, 1, 0)), -1, 0)), mask)
+    if moved < max(MATERIAL, SIGMAS * error):
+        return None
+    text = f"{PLACE}: at the next place it differs by {moved:.3f} nats a step. {SAME_NOISE}"
+    return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
 
 
 class Mixing(NamedTuple):
