@@ -194,6 +194,9 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
     )
 
 
+CLEAR = f"{facts.LOWER} And look whether gradients are cleared before each update (optimizer.zero_grad())."
+
+
 def unstable(random: Trial) -> Finding | None:
     """Labels at random, of which nothing can be learnt: does training end far above guessing, or rise?"""
     score, curve = random.score, facts.course(random.losses)
@@ -237,7 +240,7 @@ def unstable(random: Trial) -> Finding | None:
             f"{text}, and rose from {nats(curve.first)}: updates grow.",
             "Clear gradients before each update (optimizer.zero_grad()); else lower the learning rate.",
         )
-    return Finding("learning_rate_high", value, interval, f"{text}: updates throw it about.", facts.LOWER)
+    return Finding("learning_rate_high", value, interval, f"{text}: updates throw it about.", CLEAR)
 
 
 def padding_state(trainer: Trainer, own: Trial, trial: Trial) -> tuple[str, float]:

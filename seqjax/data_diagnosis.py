@@ -191,7 +191,7 @@ def diagnose(
         )
     values |= readings
     every = tuple(dict.fromkeys((*arrays.notes, *notes)))
-    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked)
+    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked, causal)
     lap("findings")
     causes = {cause.note for cause in every if cause.note in CAUSES}
     values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
@@ -306,8 +306,12 @@ def findings(
     sees: str | None,
     linear: bool | None,
     looked: Looked | None,
+    causal: bool = False,
 ) -> list[Finding]:
-    """All that is wrong, the most specific first: what explains the others stands before them."""
+    """All that is wrong, the most specific first: what explains the others stands before them.
+
+    causal: labels that need later steps are meant so, as where the next step is to be foretold.
+    """
     found = []
     for name, (cause, remedy) in CAUSES.items():
         for note in notes:
@@ -316,12 +320,12 @@ def findings(
                 found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
     found += _unrelated(arrays, climbed)
     found += _repeated(notes, climbed, swaps)
-    found += _shifted(climbed, swaps)
+    found += [] if causal and climbed.sufficient[0] in ("future", "all") else _shifted(climbed, swaps)
     on = (sees, "linear" if linear else "nonlinear") if sees else None
     if on is None and read is not None and read["reading"] == "on_rung":
         on = (read["rung"], read["family"])
     if on is not None:
-        found += account(climbed, on)
+        found += account(climbed, on, causal)
     if read is not None and looked is None:
         found += _training(climbed, read, on)
     if looked is not None:
@@ -341,11 +345,13 @@ def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | N
     )
 
 
-def account(climbed: Ladder, on: tuple[str, str | None]) -> list[Finding]:
-    """What a model on this rung lacks, as a sum of avoidable terms, the largest first."""
+def account(climbed: Ladder, on: tuple[str, str | None], causal: bool = False) -> list[Finding]:
+    """What a model on this rung lacks, as a sum of avoidable terms, the largest first; causal: it may not see
+    later steps."""
     rung, family = on
     known = {"own_step": "own_step_and_position", "nothing": "position"}.get(rung, rung)
-    top = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else (rung, "nonlinear")
+    top = ("past" if causal and rung != "future" else "all", "nonlinear")
+    top = top if top in climbed.losses else (rung, "nonlinear")
     own = (rung, "nonlinear" if family else None)
     at = (known, "nonlinear" if known in ladders.LOOKING else None)
     at = at if at in climbed.losses else own

@@ -176,18 +176,21 @@ def look(
     train, val = (Loss(*facts.sets[n].mean(facts.sets[n].losses)) for n in (0, -1))
     reached = False
     if on is not None and np.isfinite([train.mean, val.mean]).all():
-        reached = _reached(climbed, val)
-        values |= _account(climbed, on, train, val)
+        allowed = before(climbed) if causal and on[0] not in ("future", "all") else climbed
+        reached = _reached(allowed, val)
+        values |= _account(allowed, on, train, val)
+        left = val.mean - _floor(allowed, on)
+        findings += _unordered(allowed, facts, on, val)
         if ours:  # how far it came says nothing of theirs; how far it could does
-            if val.mean - _floor(climbed, on) <= _worth(
-                climbed, val.error
-            ):  # it went as far as what it sees allows
+            if left <= _worth(allowed, val.error):  # it went as far as what it sees allows
                 findings = [finding for finding in findings if finding.cause not in HELD_BACK]
-            reached |= not findings and _reached(climbed, Loss(_floor(climbed, on), val.error))
+            elif not findings and left > ((climbed.rungs[0].loss or 0.0) - _floor(allowed, on)) / 2:
+                findings += _terms(allowed, on, train, val)
+            reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
-            findings += _terms(climbed, on, train, val)
-            findings += _partly_seen(climbed, swaps, facts, on, val)
-            findings += _history_unused(climbed, swaps, predict, judged, arrays, facts, on, seed)
+            findings += _terms(allowed, on, train, val)
+            findings += _partly_seen(allowed, swaps, facts, on, val)
+            findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
     in_controls = None
     if own_fit is not None and control_samples != 0:
@@ -321,7 +324,15 @@ def _universal(climbed: Ladder, rung: str) -> Key:
 
 
 def _best(climbed: Ladder) -> Key:
-    return _universal(climbed, "all" if ("all", "nonlinear") in climbed.losses else "own_step")
+    return _universal(climbed, climbed.rungs[-1].rung if climbed.rungs[-1].loss is not None else "own_step")
+
+
+def before(climbed: Ladder) -> Ladder:
+    """What is left of a ladder where outputs may not see later steps."""
+    rungs = [rung for rung in climbed.rungs if rung.rung not in ("future", "all")]
+    return climbed._replace(
+        rungs=rungs, losses={k: v for k, v in climbed.losses.items() if k[0] in {r.rung for r in rungs}}
+    )
 
 
 def known(climbed: Ladder, on: Key) -> Key:
@@ -443,6 +454,21 @@ def _partly_seen(
         f"and step in all. The loss lies {nats(lacks)} nats per step above that of a model that sees them."
     )
     return [Finding("unseen_steps", lacks, ends, text, "A wider window, more layers, or a recurrence.")]
+
+
+def _unordered(climbed: Ladder, facts: model_facts.ModelFacts, on: Key, val: Loss) -> list[Finding]:
+    """It sees other steps as a set, and its loss lies above that of models that know their order."""
+    lacks = val.mean - _loss(climbed, _universal(climbed, on[0]))
+    if not facts.values.get("unordered") or on[0] not in ladder.ACROSS or lacks <= _worth(climbed, val.error):
+        return []
+    text = (
+        f"It sees the other steps as a set: another order of them gives the same outputs. Its loss lies "
+        f"{nats(lacks)} nats per step above that of a model that knows the order."
+    )
+    ends = (lacks - 1.96 * val.error, lacks + 1.96 * val.error)
+    return [
+        Finding("unknown_position", lacks, ends, text, "Add a positional encoding to what attention is given.")
+    ]
 
 
 def _history_unused(

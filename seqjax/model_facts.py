@@ -260,6 +260,7 @@ def _swaps(
         "influence": field.influence,
         "position_classes": field.position_classes,
         "position_blind": len(set(field.position_classes[scored].tolist())) == 1,
+        "unordered": bool(field.unordered[scored].any()),
         "batch_leak": field.batch_leak,
         "deterministic": field.deterministic,
         "undecided_beyond": field.undecided_beyond,
