@@ -91,6 +91,20 @@ def shifted(trainer: Trainer, trial: Trial) -> tuple[str, str, str] | None:
     return None
 
 
+def of_own_feature(trial: Trial, cause: str, evidence: str, remedy: str) -> Finding:
+    return finding(cause, trial, 0.0, f"One feature is the label: {evidence}.", remedy)
+
+
+def meets_others(trainer: Trainer, n: int) -> list[Finding]:
+    """Where a loss compares outputs with the labels of other steps, it is such labels that meet their outputs."""
+    if trainer.shape.steps > 1 and not trainer.shape.per_sequence:
+        for back in (1, -1):
+            trial = trainer.run(data.shifted(lambda shape, back=back: back), n)
+            if elsewhere := shifted(trainer, trial):
+                return [of_own_feature(trial, *elsewhere)]
+    return []
+
+
 def knows_prior(trial: Trial, shape: Shape) -> bool:
     """Its mean outputs are the labels' frequencies: nearer by three quarters than outputs that are all alike."""
     assert trial.outputs is not None
@@ -139,7 +153,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     reported = f"the reported loss is {counted(losses[-1])}" if losses else "no loss was reported"
 
     def found(cause: str, evidence: str, remedy: str) -> list[Finding]:
-        return [finding(cause, own, 0.0, f"One feature is the label: {evidence}.", remedy)]
+        return [of_own_feature(own, cause, evidence, remedy)]
 
     if not math.isfinite(sum(losses)) or not score.finite:
         return not_finite(trainer, own)
@@ -184,10 +198,12 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         )
         jump = f"; from one epoch to the next it rose by {nats(curve.jump)}" if curve and jumps else ""
         return found("learning_rate_high", text + jump, facts.LOWER)
+    spread, how_often = response(own, shape), knows_prior(own, shape) and knows_prior(flipped, shape)
+    if how_often and spread > RESPONDS and (moved := meets_others(trainer, n)):
+        return moved
     if curve and curve.steady and curve.falling > WORTH_IT:
         return [slow(own, 1.0)]
-    if knows_prior(own, shape) and knows_prior(flipped, shape):
-        spread = response(own, shape)
+    if how_often:
         what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, "
         what += f"guessing {nats(score.prior)})"
         if spread > RESPONDS and as_it_began(trainer, own):
@@ -198,13 +214,6 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
                 "Look whether the other layers are frozen (requires_grad, trainable), held by the optimiser, and "
                 "reached by the gradient.",
             )
-        if spread > RESPONDS and not shape.per_sequence:
-            # Where a loss compares outputs with labels of other steps, it is such labels that meet their outputs.
-            for back in range(-REACHES, REACHES + 1):
-                if 0 < abs(back) < shape.steps:
-                    trial = trainer.run(data.shifted(lambda shape, back=back: back), n)
-                    if elsewhere := shifted(trainer, trial):
-                        return found(*elsewhere)
         if spread > RESPONDS:
             # What moves with the input and is trained would find the feature first, if labels met their outputs.
             return found(
@@ -222,7 +231,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         )
     if curve and curve.steady and not curve.flat:
         return [slow(own, 1.0)]
-    if curve and not curve.flat and (spread := response(own, shape)) <= RESPONDS:
+    if curve and not curve.flat and spread <= RESPONDS:
         return found(
             "stuck_at_prior",
             f"outputs are the same whatever the input (log-odds spread {spread:.2g}), the loss is "
@@ -242,10 +251,10 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
                 f"after training on reversed labels outputs differ by {apart:.1g} nats in the right direction",
                 facts.RAISE,
             )
-    moved = "the loss did not move" if curve and curve.flat else reported
+    how = "the loss did not move" if curve and curve.flat else reported
     return found(
         "does_not_train",
-        f"{moved}; outputs know neither the feature nor how often a class occurs "
+        f"{how}; outputs know neither the feature nor how often a class occurs "
         f"({nats(score.loss)}, guessing {nats(score.prior)}), whichever way round the labels are",
         "Look whether the optimiser holds these parameters, the gradient reaches them, and each update is "
         "kept (optimizer.step(), params = ...).",

@@ -320,7 +320,8 @@ def findings(
                 found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
     found += _unrelated(arrays, climbed)
     found += _repeated(notes, climbed, swaps)
-    found += [] if causal and climbed.sufficient[0] in ("future", "all") else _shifted(climbed, swaps)
+    recalls = looked is not None and looked.on is not None and looked.on[0] in ladders.ACROSS
+    found += _shifted(climbed, swaps, causal, recalls)
     on = (sees, "linear" if linear else "nonlinear") if sees else None
     if on is None and read is not None and read["reading"] == "on_rung":
         on = (read["rung"], read["family"])
@@ -446,8 +447,12 @@ def _repeated(notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Depend
     return [Finding("labels_repeat_one_step", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
 
 
-def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None) -> list[Finding]:
-    """Every label needs the step k further on, and no other."""
+def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool, recalls: bool) -> list[Finding]:
+    """Every label needs the step k further on, and no other.
+
+    Not where that is the task: to foretell the next steps (causal), or, for a model that sees other steps
+    (recalls), to remember earlier ones.
+    """
     if swaps is None or len(swaps.matrix) < 3:
         return []
     steps = np.arange(len(swaps.matrix))
@@ -457,6 +462,8 @@ def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None) -> list[Findi
     shift = int(columns[0] - rows[0])
     inside = steps[(steps + shift >= 0) & (steps + shift < len(steps))]
     if shift == 0 or len(inside) < 2 or set(zip(rows, columns, strict=True)) != {(t, t + shift) for t in inside}:
+        return []
+    if (causal and shift > 0) or (recalls and shift < 0):
         return []
     size, error = gain(climbed, ("own_step_and_position", "nonlinear"), ("all", "nonlinear"))
     where = f"{abs(shift)} step{'s' * (abs(shift) > 1)} {'later' if shift > 0 else 'earlier'}"

@@ -69,6 +69,7 @@ def training(
     shown: Callable[[Array], Array] = lambda z: z,
     returns: Callable[[Array], Array] = lambda x: x,
     frozen: bool = False,
+    bias_alone: bool = False,
     never_cleared: bool = False,
     keep: bool = True,
     losses_too: bool = True,
@@ -104,7 +105,7 @@ def training(
                 step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])
                 total = total + step if never_cleared else step
                 if not frozen:
-                    w, b = w - rate * total[:-1], b - rate * total[-1]
+                    w, b = w - rate * (not bias_alone) * total[:-1], b - rate * total[-1]
             history.append(float(np.mean(values)))
         used = (w, b) if keep else (first, np.zeros(count))
 

@@ -43,6 +43,16 @@ def along_batch(x):
     return out
 
 
+def of_the_next_step(x, y, mask):
+    """Labels shifted once more, in the loss."""
+    return x[:, :-1], y[:, 1:], mask[:, 1:]
+
+
+def larger_by_step(x):
+    """As a recurrence whose state is 30 times as large after each step beyond the second."""
+    return x * 30.0 ** (x.shape[1] - 2)
+
+
 def with_labels(x, y, mask):
     """A target column: labels are among the inputs of the training, and unknown at prediction."""
     x = x.copy()
@@ -93,6 +103,14 @@ MISTAKES = {
         {"of_data": lambda x, y, mask: (x, y, ~mask)},
         {"padded": True, "classes": 3, "steps": 8},
     ),
+    "bias_alone": ("does_not_train", {"bias_alone": True}, {}),
+    "shifted_twice": ("outputs_shifted", {"of_data": of_the_next_step}, {}),
+    "shifted_twice_of_three": ("outputs_shifted", {"of_data": of_the_next_step}, {"classes": 3, "steps": 7}),
+    "grows_with_the_length": (
+        "exploding_gradient",
+        {"of_data": lambda x, y, mask: (larger_by_step(x), y, mask), "returns": larger_by_step},
+        {"steps": 5},
+    ),
     "batch_mean": ("batch_leak", {"returns": batch_mean}, {}),
     "along_batch": ("batch_time_swapped", {"returns": along_batch}, {}),
 }  # fmt: skip
@@ -115,6 +133,22 @@ def test_a_mistake_is_named(name):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_its_healthy_twin_has_no_finding(name):
     assert found(card(name, False)) == []
+
+
+def test_a_penalty_in_the_reported_loss_is_no_finding():
+    def fit(x, y, mask):
+        predict, losses = linear.training()(x, y, mask)
+        return predict, [loss + 16 / 2**epoch for epoch, loss in enumerate(losses)]
+
+    assert found(controls.run(fit, given(), seconds=60)) == []
+
+
+def test_labels_of_as_few_updates_as_these_are_not_learnt():
+    """One update for all sequences that there are: with four times as many it begins to learn."""
+    report = controls.run(
+        linear.training(rate=0.05, epochs=1, batch=300, losses_too=False), given(n=300), seconds=60
+    )
+    assert found(report) == ["learning_rate_low"]
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -19,7 +19,12 @@ from seqjax.findings import WORTH_IT
 RNG = np.random.default_rng(0)
 X = (RNG.integers(0, 2, (900, 2, 4)) - 0.5).astype(np.float32)
 EVENT = (X.sum(-1) > 0).astype(int)
-LABELS = {"own": EVENT, "last": np.repeat(EVENT[:, 1:], 2, 1)}
+THREE = (RNG.integers(0, 2, (900, 3, 4)) - 0.5).astype(np.float32)
+LABELS = {
+    "own": EVENT,
+    "last": np.repeat(EVENT[:, 1:], 2, 1),
+    "last of three": np.repeat(THREE[:, 2:].sum(-1) > 0, 3, 1).astype(int),
+}
 SURE = 12.0  # a logit: of certain labels the loss is below 1e-5
 
 
@@ -47,15 +52,15 @@ def diagnosed():
     """The diagnosis of each model on each set; the ladder of a set is climbed once."""
     climbed = {}
 
-    def diagnose(labels, **own):
-        arrays = load(x=X, y=LABELS[labels])
+    def diagnose(labels, causal=False, **own):
+        arrays = load(x=THREE if "three" in labels else X, y=LABELS[labels])
         if labels not in climbed:
             from seqjax import ladder, step_swaps
 
             of = ladder.climb(ladder.sample(arrays, arrays.train)[0], 2)
             climbed[labels] = of, step_swaps.dependence(of, 2)
         return model_diagnosis.look(
-            arrays, *climbed[labels], model_diagnosis.own_of(arrays, **own), control_samples=0
+            arrays, *climbed[labels], model_diagnosis.own_of(arrays, **own), causal=causal, control_samples=0
         )
 
     return diagnose
@@ -73,6 +78,25 @@ def test_a_model_that_reaches_what_there_is_has_no_findings(diagnosed):
         assert looked.on[1] == "nonlinear"
         assert looked.loss.mean < 1e-4
         assert looked.on[0] in (rung, "future")
+
+
+def test_what_later_steps_tell_is_no_loss_where_outputs_may_not_see_them(diagnosed):
+    def last_step_once_seen(x):
+        return logits(x.sum(-1) > 0) * (np.arange(2)[:, None] == 1)
+
+    free, causal = (diagnosed("last", predict=last_step_once_seen, causal=causal) for causal in (False, True))
+    assert not free.reached
+    assert free.values["budget"]["unseen_steps"] > 0.2
+    assert causal.reached
+    assert abs(causal.values["budget"]["unseen_steps"]) < 0.05
+    assert causes(causal) == []
+
+
+def test_a_set_of_steps_is_no_order(diagnosed):
+    """The label is the event of the last step, and the model sees the sum of all."""
+    looked = diagnosed("last of three", predict=lambda x: logits(x.sum((1, 2))[:, None] + 0 * x[..., 0] > 0) / 12)
+    assert "unknown_position" in causes(looked)
+    assert "as a set" in next(f.evidence for f in looked.findings if f.cause == "unknown_position")
 
 
 def test_the_terms_of_the_budget_add_up_to_the_loss(diagnosed):

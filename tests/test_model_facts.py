@@ -1,5 +1,7 @@
 """What a model does: black boxes whose trouble is known, and their healthy twins."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -471,3 +473,52 @@ def test_few_calls_and_little_time():
     examine(predict, world.arrays)
     assert len(calls) < 60, "a call of some frameworks takes 50 ms"
     assert len(set(calls)) < 12, "each size may be compiled anew"
+
+
+def test_noise_with_the_same_key_in_every_call_is_training_mode():
+    world = World(4)
+    noise = np.random.default_rng(0).normal(size=(4_000, 6, 3))
+    facts = examine(lambda x: world.logits(x) + noise[: len(x)], world.arrays)
+    assert causes(facts) == ["training_mode"]
+    assert "place in the batch" in facts.findings[0].evidence
+    assert not facts.values["batch_leak"]
+
+
+def test_untrained_outputs_may_lie_below_chance():
+    """They avoid every label, and hardly: by the luck of the first parameters, not by a wrong sign."""
+    world = World(5)
+    hardly, surely = (
+        {
+            tuple(row): -size * np.eye(3)[label]
+            for row, label in zip(world.x.reshape(-1, 3), world.y.reshape(-1), strict=True)
+        }
+        for size in (0.3, 6.0)
+    )
+
+    def outputs(table):
+        return lambda x: np.stack([table.get(tuple(row), np.zeros(3)) for row in x.reshape(-1, 3)]).reshape(
+            *x.shape[:2], 3
+        )
+
+    assert examine(outputs(hardly), world.arrays).values["accuracy"] == 0
+    assert "wrong_loss" not in causes(examine(outputs(hardly), world.arrays))
+    assert "wrong_loss" in causes(examine(outputs(surely), world.arrays))
+
+
+def test_a_reported_number_of_a_large_set_and_a_slow_first_call():
+    """All sequences are asked where a number is to be told exactly; float32 rounds it."""
+    world = World(6, n=3_000, val=False)
+    calls = []
+
+    def predict(x):
+        calls.append(len(x))
+        time.sleep(5.0 if len(calls) == 1 else 0.0)
+        return world.logits(x)
+
+    right = (world.logits(world.x).argmax(-1) == world.y).all(1).mean(dtype=np.float32)
+    facts = examine(predict, world.arrays, observed_accuracy=float(right))
+    assert max(calls) == 3_000
+    assert causes(facts) == ["metric_disagrees"]
+    assert "right throughout" in facts.findings[0].evidence
+    honest = float((world.logits(world.x).argmax(-1) == world.y).mean(dtype=np.float32))
+    assert causes(examine(world.logits, world.arrays, observed_accuracy=honest)) == []

@@ -77,6 +77,13 @@ REPORTED = {
         "logits_as_probabilities",
     ),
     "wrong_sign": (lambda z, p, b: -entropy_of(np.log(p), b), "logits", "wrong_loss"),
+    "viewed": (
+        lambda z, p, b: entropy_of(
+            np.log(softmax(z.reshape(len(z), z.shape[2], -1).swapaxes(1, 2))), b
+        ),
+        "logits",
+        "scrambled_axes",
+    ),
     "all_pairs": (
         lambda z, p, b: float(-(np.log(p).mean((0, 1)) * np.bincount(b.labels.ravel()) / b.labels.size).sum()),
         "logits",
