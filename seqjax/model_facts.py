@@ -26,6 +26,7 @@ from seqjax.outputs import Outputs, read_outputs
 from seqjax.receptive_field import ReceptiveField, measure, measure_predict
 
 FIRST, MOST = 128, 2_048  # sequences of a set: those of the first call, and at most
+AT_ONCE = 512  # sequences of a call that is repeated, and made in another order
 EVERY = 2**16  # where a reported number may have to be told exactly
 MAX_VALUES = 2**25  # inputs of one call
 SWAPPED = (8, 7, 9, 5, 11)  # sequences that are swapped; a number without a factor in common with the steps
@@ -268,13 +269,20 @@ def _swaps(
     many = np.sort(np.random.default_rng(seed + 2).permutation(n)[:FIRST])
     some = as_given(batch.inputs, many)
     some_mask = np.asarray(batch.mask[many])
-    unsteady = swap_facts.unsteady(log_p_of(some), log_p_of(some), some_mask)
+    # A state that is kept, and noise, show where there are several batches of theirs.
+    rows = np.sort(np.random.default_rng(seed + 4).permutation(n)[:AT_ONCE])
+    crowd, crowd_mask = as_given(batch.inputs, rows), np.asarray(batch.mask[rows])
+    once = log_p_of(crowd)
+    unsteady = swap_facts.unsteady(once, log_p_of(crowd), crowd_mask)
     findings: list[Finding | None] = [unsteady]
     box = swap_facts.Box(log_p_of, x, mask, field.batch_leak)
     if field.batch_leak and not unsteady and size > 1:
         findings.append(swap_facts.leak(box, seed))
     elif not field.batch_leak and not unsteady:
-        findings += [swap_facts.by_place(log_p_of, some, some_mask), swap_facts.scrambled(box, raw_of, seed)]
+        findings += [
+            swap_facts.by_place(log_p_of, crowd, once, crowd_mask),
+            swap_facts.scrambled(box, raw_of, seed),
+        ]
     if not field.batch_leak:
         size = swap_facts.SEQUENCES
         box = swap_facts.Box(log_p_of, some[:size], some_mask[:size], False)

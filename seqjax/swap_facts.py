@@ -94,13 +94,30 @@ def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding
     return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
 
 
-def by_place(predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, mask: np.ndarray) -> Finding | None:
-    """Outputs that move with the place of a sequence in its batch; asked where those beside do not matter."""
-    moved, error = by_sequence(nats_moved(predict(x), np.roll(predict(np.roll(x, 1, 0)), -1, 0)), mask)
+def by_place(
+    predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, before: np.ndarray, mask: np.ndarray
+) -> Finding | None:
+    """Outputs of many sequences that move when these stand in another order, though few side by side do not mix.
+
+    before: the outputs of x, `[n, T, C]`.  One sequence that stays while the others move tells which: noise with
+    the same key in every call depends on the place alone, a state that is carried over on what stood before.
+    """
+    order = np.random.default_rng(0).permutation(len(x))
+    moved, error = by_sequence(nats_moved(before, predict(x[order])[np.argsort(order)]), mask)
     if moved < max(MATERIAL, SIGMAS * error):
         return None
-    text = f"{PLACE}: at the next place it differs by {moved:.3f} nats a step. {SAME_NOISE}"
-    return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
+    kept = len(x) // 2
+    others = x[order]
+    others[kept] = x[kept]
+    if nats_moved(before[kept], predict(others)[kept]).max() < MATERIAL:
+        text = f"{PLACE}: at another place it differs by {moved:.3f} nats a step. {SAME_NOISE}"
+        return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
+    text = (
+        f"Outputs of {len(x)} sequences move by {moved:.3f} nats a step when these stand in another order, those "
+        "of few do not: something is kept from batch to batch."
+    )
+    how = "Reset the state before each batch of other sequences (stateful=False, hidden=None)."
+    return Finding("batch_leak", moved, interval(moved, error), text, how)
 
 
 class Mixing(NamedTuple):

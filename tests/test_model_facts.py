@@ -522,3 +522,21 @@ def test_a_reported_number_of_a_large_set_and_a_slow_first_call():
     assert "right throughout" in facts.findings[0].evidence
     honest = float((world.logits(world.x).argmax(-1) == world.y).mean(dtype=np.float32))
     assert causes(examine(world.logits, world.arrays, observed_accuracy=honest)) == []
+
+
+def test_a_state_that_is_kept_from_batch_to_batch_is_a_leak():
+    """Batches of 50: each begins with what the one before ended with, in the same call."""
+    world = World(7)
+
+    def predict(x):
+        state, found = np.zeros((50, 3)), []
+        for start in range(0, len(x), 50):
+            part = x[start : start + 50]
+            z = world.logits(part) + 0.7 * state[: len(part), None]
+            state[: len(part)] = z[:, -1]
+            found.append(z)
+        return np.concatenate(found)
+
+    facts = examine(predict, world.arrays)
+    assert "batch_leak" in causes(facts)
+    assert "kept from batch to batch" in next(f.evidence for f in facts.findings if f.cause == "batch_leak")
