@@ -117,7 +117,7 @@ def most(curve: np.ndarray) -> float:
     return float(np.nan_to_num(curve, nan=0.0).max(initial=0.0))
 
 
-def does_not_train(seen: Seen) -> Finding | None:
+def no_gradient(seen: Seen) -> Finding | None:
     """Parameters that did not move in any run and have no gradient, and why."""
     lab, runs = seen.lab, seen.runs
     starts, ends = [flat(run.start) for run in runs], [flat(run.state.params) for run in runs]
@@ -144,20 +144,27 @@ def does_not_train(seen: Seen) -> Finding | None:
             apart.append(path)  # of one step no recurrence is used, and what is spare does no harm
     remedies = (
         (
+            "does_not_train",
             cut,
             "the outputs move with {}, but no gradient arrives there",
             "Look between {} and the outputs for stop_gradient, argmax, rounding or a comparison, and put "
             "something there that has a gradient.",
         ),
         (
+            "stuck_at_prior",  # the last bias learns
             alive if constant else [],
             f"as {' and '.join(constant[:2])} starts at one number, no gradient arrives at {{}}",
             "Start kernels at random numbers; only biases, and the last layer of a branch that is added to its "
             "input, may start at 0.",
         ),
-        (apart, "no output moves with {}", "Use what {} makes, or take it out; see whether its inputs are all 0."),
+        (
+            "does_not_train",
+            apart,
+            "no output moves with {}",
+            "Use what {} makes, or take it out; see whether its inputs are all 0.",
+        ),
     )
-    for paths, what, remedy in remedies:
+    for cause, paths, what, remedy in remedies:
         if any(first[path].ndim >= 2 for path in paths):
             share = sum(first[path].size for path in paths) / sum(leaf.size for leaf in first.values())
             paths = sorted(paths, key=list(first).index)
@@ -166,7 +173,7 @@ def does_not_train(seen: Seen) -> Finding | None:
                 f"The gradient of {share:.0%} of the parameters (value: the share) is exactly 0 on all sequences, "
                 f"before and after {seen.updates} updates from {len(runs)} initialisations: {what.format(names)}."
             )
-            return Finding("does_not_train", share, (share, share), text, remedy.format(names))
+            return Finding(cause, share, (share, share), text, remedy.format(names))
     return None
 
 
@@ -417,9 +424,12 @@ def _reads(runs: list[Run]) -> tuple[list[dict[str, np.ndarray]], list[dict[str,
 
 def findings(seen: Seen) -> list[Finding]:
     """What was found: a gradient that is cut off, and the first of `CAUSES`."""
-    found = does_not_train(seen) or cut_between_steps(seen)
+    found = no_gradient(seen) or cut_between_steps(seen)
     others = (cause(seen) for cause in CAUSES[: -1 if found else None])
-    return ranked([f for f in (found, next((f for f in others if f), None)) if f])
+    other = next((f for f in others if f), None)
+    if other is not None and other.cause == "input_scale":
+        found = None  # units that such inputs switch off have no gradient
+    return ranked([f for f in (found, other) if f])
 
 
 def instrumented(

@@ -128,7 +128,7 @@ def test_kernels_that_start_at_zero_never_move():
     x, y = zoo.own_step()
     zero = zoo.Mlp(kernel=initializers.zeros)
     result = of(zero, x, y)
-    assert causes(result) == ["does_not_train"]
+    assert causes(result) == ["stuck_at_prior"]
     assert "Dense_0/kernel and Dense_1/kernel" in result.findings[0].evidence
     assert "random" in result.findings[0].remedy
 
