@@ -461,7 +461,11 @@ def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool,
         return []
     shift = int(columns[0] - rows[0])
     inside = steps[(steps + shift >= 0) & (steps + shift < len(steps))]
-    if shift == 0 or len(inside) < 2 or set(zip(rows, columns, strict=True)) != {(t, t + shift) for t in inside}:
+    pairs, rolled = (
+        set(zip(rows.tolist(), columns.tolist(), strict=True)),
+        {(t, (t + shift) % len(steps)) for t in steps},
+    )
+    if shift == 0 or len(inside) < 2 or pairs not in ({(t, t + shift) for t in inside}, rolled):
         return []
     if (causal and shift > 0) or (recalls and shift < 0):
         return []

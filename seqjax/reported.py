@@ -296,6 +296,10 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     pairs = [np.where(mask[..., None], part, 0).sum(0) / counts for part in (np.eye(classes)[guesses], hot)]
     across = float(((pairs[0] * pairs[1]).sum(-1) * mask.sum(0)).sum() / mask.sum())
     yield Evaluation("a mean over all pairs of sequences (labels broadcast against outputs)", across, error)
+    shares = np.bincount(guesses[mask], minlength=classes) / mask.sum()
+    yield Evaluation(
+        "a mean over all pairs of outputs and labels, which broadcast", float(shares @ e.prior), error
+    )
     commonest = int(e.prior.argmax())
     yield Evaluation("the share of the commonest class", *e.mean(e.labels == commonest))
     if not mask.all():

@@ -177,7 +177,9 @@ def test_the_right_rung_is_named_and_settled_intervals_hold_the_exact_loss(name)
         elif rung.family is None:
             assert rung.loss == pytest.approx(true, abs=0.04)
         elif rung.settled:
-            assert known_truth.holds(rung, true), rung
+            # Of so many intervals at 95 % one in twenty misses: as wide as at 99.9 % none should.
+            wide = low - 0.68 * (rung.loss - low), high + 0.68 * (high - rung.loss)
+            assert known_truth.holds(rung._replace(ci95=wide), true), rung
     assert any(rung.settled for rung in climbed.rungs if rung.family)
 
 
