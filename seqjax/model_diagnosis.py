@@ -182,7 +182,8 @@ def look(
         left = val.mean - _floor(allowed, on)
         findings += _unordered(allowed, facts, on, val)
         if ours:  # how far it came says nothing of theirs; how far it could does
-            if left <= _worth(allowed, val.error):  # it went as far as what it sees allows
+            sees = on[0] not in ("nothing", "position")  # units that are dead see nothing: that explains no loss
+            if sees and left <= _worth(allowed, val.error):  # it went as far as what it sees allows
                 findings = [finding for finding in findings if finding.cause not in HELD_BACK]
             elif not findings and left > ((climbed.rungs[0].loss or 0.0) - _floor(allowed, on)) / 2:
                 findings += _terms(allowed, on, train, val)
