@@ -1,7 +1,7 @@
 """A training that learns nothing, though the label stands among the features: which mistake is it?
 
-Imports `batch`, `control_data`, `control_findings`, `control_trials`, `findings`, `observed`, `outputs`
-and `training_facts`.
+Imports `batch`, `control_data`, `control_findings`, `control_trials`, `evaluated`, `findings`, `observed`,
+`outputs` and `training_facts`.
 """
 
 import math
@@ -15,6 +15,7 @@ from seqjax.batch import Batch
 from seqjax.control_data import Shape
 from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow
 from seqjax.control_trials import Trainer, Trial
+from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.outputs import Outputs
@@ -54,7 +55,7 @@ def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
     if any(a == b for a, b in names.items()) or len(set(names.values())) == 1:
         return None
     as_named = np.vectorize(names.get)(labels)
-    loss, _ = facts.mean_and_error(-facts.chosen(trial.outputs.log_p, as_named), mask)
+    loss, _ = facts.mean_and_error(-of_labels(trial.outputs.log_p, as_named), mask)
     return names if loss < trial.score.prior / 2 else None
 
 
@@ -276,7 +277,7 @@ def follows(own: Trial, flipped: Trial, shape: Shape) -> float:
     difference = difference - np.mean(
         [difference[own.test.mask & (own.test.labels == c)].mean(0) for c in shape.classes], 0
     )
-    toward = facts.chosen(difference, own.test.labels) - facts.chosen(difference, flipped.test.labels)
+    toward = of_labels(difference, own.test.labels) - of_labels(difference, flipped.test.labels)
     mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
     each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
     return mean if mean > SIGMAS * error and min(each) >= 0 else 0.0

@@ -1,6 +1,6 @@
 """How a training falls short of a control, and what that shows.
 
-Imports `control_data`, `control_trials`, `findings`, `observed`, `swap_facts` and `training_facts`.
+Imports `control_data`, `control_trials`, `evaluated`, `findings`, `observed`, `swap_facts` and `training_facts`.
 
 A training was set up for other data: on a small control it makes few updates, and stops early though nothing is
 wrong.  So what counts is how it falls short: see `state`.
@@ -15,6 +15,7 @@ from seqjax import swap_facts
 from seqjax import training_facts as facts
 from seqjax.control_data import Shape
 from seqjax.control_trials import Trainer, Trial
+from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.training_facts import Score
@@ -253,7 +254,7 @@ def padding_state(trainer: Trainer, own: Trial, trial: Trial) -> tuple[str, floa
     assert trial.score is not None
     assert trial.outputs is not None
     mask, score = np.asarray(trial.test.mask), trial.score
-    wrong = float(np.exp(facts.chosen(trial.outputs.log_p, trial.test.labels))[~mask].mean())
+    wrong = float(np.exp(of_labels(trial.outputs.log_p, trial.test.labels))[~mask].mean())
     share = 1 - mask.mean(0)
     ignoring = float((-np.log(1 - share) * mask.sum(0)).sum() / mask.sum())
     least = float(trainer.shape.frequencies.min())
@@ -278,7 +279,7 @@ def learns_empty_padding(trainer: Trainer, n: int) -> tuple[bool, float]:
     if trial.outputs is None:
         return False, math.nan
     padding = ~np.asarray(trial.test.mask)
-    p = float(np.exp(facts.chosen(trial.outputs.log_p, trial.test.labels))[padding].mean())
+    p = float(np.exp(of_labels(trial.outputs.log_p, trial.test.labels))[padding].mean())
     return p > 1 - REACHED, p
 
 

@@ -1,6 +1,6 @@
 """A person's own model or training on their own arrays: what it does, where its loss went, what is wrong with it.
 
-Imports `adapters`, `arrays`, `model_facts`, `controls`, `training_facts`, `short_run`,
+Imports `adapters`, `arrays`, `evaluated`, `model_facts`, `controls`, `training_facts`, `short_run`,
 `ladder` and `step_swaps`.  The ladder says what a model that sees as much could reach on
 these arrays; the outputs say what this one reached.
 """
@@ -16,6 +16,7 @@ from seqjax.arrays import Arrays, split
 from seqjax.as_given import Form
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
+from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.frameworks import is_a
 from seqjax.ladder import Key, Ladder
@@ -300,8 +301,7 @@ def outputs_of(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> ada
 
 def step_losses(predict: Callable[..., Any], batch: Batch, arrays: Arrays) -> np.ndarray:
     """Losses `[N, T]` of the outputs for a batch."""
-    log_p = outputs_of(predict, batch, arrays).log_p
-    return -np.take_along_axis(log_p, np.asarray(batch.labels)[..., None], -1)[..., 0]
+    return -of_labels(outputs_of(predict, batch, arrays).log_p, np.asarray(batch.labels))
 
 
 def _some(batch: Batch, most: int, seed: int) -> Batch:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqjax.batch import Batch
-from seqjax.evaluated import ratio
+from seqjax.evaluated import of_labels, ratio
 from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.outputs import Outputs
@@ -45,15 +45,10 @@ def mean_and_error(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return ratio(np.where(mask, values, 0).sum(1), mask.sum(1))
 
 
-def chosen(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The entry `[N, T]` of each label in `[N, T, C]`."""
-    return np.take_along_axis(values, labels[..., None].astype(np.int64), -1)[..., 0]
-
-
 def score(outputs: Outputs, batch: Batch) -> Score:
     """How outputs fit the labels of a batch, over its scored steps."""
     labels, mask = np.asarray(batch.labels), np.asarray(batch.mask)
-    loss, error = mean_and_error(-chosen(outputs.log_p, labels), mask)
+    loss, error = mean_and_error(-of_labels(outputs.log_p, labels), mask)
     accuracy, accuracy_error = mean_and_error((outputs.log_p.argmax(-1) == labels).astype(float), mask)
     counts = np.bincount(labels[mask])
     p = counts[counts > 0] / counts.sum()
@@ -68,7 +63,7 @@ def _softmax_twice(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | 
     if o.kind in UNIT_KINDS:
         return None
     p = np.exp(o.log_p)
-    return np.log(np.exp(p).sum(-1)) - chosen(p, y)
+    return np.log(np.exp(p).sum(-1)) - of_labels(p, y)
 
 
 def _sigmoid_twice(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
@@ -85,23 +80,23 @@ def _normalised(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | Non
     raw = o.raw.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.nan_to_num(raw / raw.sum(-1, keepdims=True), nan=0.0)
-    return -np.log(np.clip(chosen(p, y), CLIP, 1 - CLIP))
+    return -np.log(np.clip(of_labels(p, y), CLIP, 1 - CLIP))
 
 
 def _clipped(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     if o.kind not in ("logits", "logit"):
         return None
     raw = np.clip(o.raw.astype(np.float64), CLIP, 1 - CLIP)
-    p = np.where(y == 1, raw[..., 0], 1 - raw[..., 0]) if o.kind == "logit" else chosen(raw, y)
+    p = np.where(y == 1, raw[..., 0], 1 - raw[..., 0]) if o.kind == "logit" else of_labels(raw, y)
     return -np.log(p)
 
 
 def _no_logarithm(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
-    return None if o.kind in (*UNIT_KINDS, "log_probabilities") else -chosen(o.raw.astype(np.float64), y)
+    return None if o.kind in (*UNIT_KINDS, "log_probabilities") else -of_labels(o.raw.astype(np.float64), y)
 
 
 def _wrong_sign(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
-    return chosen(o.log_p, y)
+    return of_labels(o.log_p, y)
 
 
 def _all_pairs(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
@@ -117,7 +112,7 @@ def _viewed(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         return None
     z = o.raw.astype(np.float64).reshape(n, classes, steps).swapaxes(1, 2)
     z = z - z.max(-1, keepdims=True)
-    return np.log(np.exp(z).sum(-1)) - chosen(z, y)
+    return np.log(np.exp(z).sum(-1)) - of_labels(z, y)
 
 
 class Form(NamedTuple):
@@ -172,7 +167,7 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
         return None
     last, moved = losses[-1], abs(losses[-1] - losses[-2]) if len(losses) > 1 else 0.0
     labels, mask = np.asarray(batch.labels), np.asarray(batch.mask)
-    own, own_error = mean_and_error(-chosen(outputs.log_p, labels), mask)
+    own, own_error = mean_and_error(-of_labels(outputs.log_p, labels), mask)
 
     def tolerance(error: float) -> float:
         return max(WORTH_IT, moved, SIGMAS * error, abs(last) / 20)
@@ -325,7 +320,7 @@ def _padding(losses: Sequence[float] | None, outputs: Outputs, batch: Batch, fou
     last = float(losses[-1])
     moved = abs(last - float(losses[-2])) if len(losses) > 1 else 0.0
     everywhere = np.ones_like(mask)
-    values = -chosen(outputs.log_p, labels)
+    values = -of_labels(outputs.log_p, labels)
     for values_of, cause, words, remedy in (
         (values, "mask_ignored", "over padding too", "Multiply each step's loss by the mask, divide by its sum."),
         (
