@@ -101,4 +101,4 @@ def write(folder: Workdir, flags: RunFlags, values: dict[str, Any], result_to: T
 
 
 if __name__ == "__main__":
-    command.run_command(main, __doc__)
+    command.run_process(main, __doc__)

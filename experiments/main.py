@@ -99,4 +99,4 @@ def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
 
 
 if __name__ == "__main__":
-    command.run_command(main, __doc__)
+    command.run_process(main, __doc__)

@@ -202,4 +202,4 @@ def write(
 
 
 if __name__ == "__main__":
-    command.run_command(main, __doc__)
+    command.run_process(main, __doc__)

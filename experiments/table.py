@@ -74,4 +74,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run_command(main, __doc__)
+    command.run_process(main, __doc__)

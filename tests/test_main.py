@@ -316,3 +316,28 @@ def test_a_finished_run_is_refused_and_left_as_it_is(main_command):
     assert ended.code == 2
     only_one_line(ended, "--overwrite")
     assert main_command.tree() == before
+
+
+def test_a_process_ends_when_all_that_was_asked_for_at_its_end_is_done(tmp_path):
+    program = """
+import atexit, sys, threading, time
+from experiments import command
+
+def late():
+    time.sleep(0.3)
+    print("a thread ended", file=open("thread.txt", "w"))
+
+def main(argv):
+    atexit.register(lambda: print("said at the end"))
+    threading.Thread(target=late).start()
+    print("x" * 1_000_000)
+
+command.run_process(main, "")
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == ["x" * 1_000_000, "said at the end"]
+    assert (tmp_path / "thread.txt").read_text() == "a thread ended\n"
