@@ -22,6 +22,7 @@ from seqjax.arrays import Arrays, Note, axes_swapped
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
+from seqjax.evaluated import ratio
 from seqjax.experiment import environment
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, once
 from seqjax.ladder import RUNGS, Ladder, Rung
@@ -483,15 +484,30 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     size, error = gain(climbed, ("nothing", None), best)
     prior = climbed.rungs[0].loss or 0.0
     reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
-    if prior < 5 * WORTH_IT or reach > ladders.SETTLED or size + 1.96 * error > WORTH_IT:
+    if prior < 5 * WORTH_IT or size + 1.96 * error > WORTH_IT:
         return []
-    text = f"No input tells anything about the labels: the best probe gains {nats(max(size, 0.0))} nats."
+    shift, text = alignment.find_shift(arrays), "No input tells anything about the labels"
+    if reach > ladders.SETTLED and shift is None:  # they may hang on inputs in a way that is hard to learn
+        agree, chance, wide = _neighbours(arrays)
+        if agree - chance <= SIGMAS * wide:
+            return []
+        text += f", though they are no noise: {agree:.0%} are that of the step before, {chance:.0%} by chance"
+    text += f"; the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
-    if (shift := alignment.find_shift(arrays)) is not None:
+    if shift is not None:
         where = f"{abs(shift.sequences)} {'later' if shift.sequences > 0 else 'earlier'}"
         text += f" With the labels of the sequence {where} the loss would be {nats(shift.loss)} or less."
         remedy = f"Align them: y = np.roll(y, {-shift.sequences}, 0), or mend what moved them apart."
     return [Finding("labels_unrelated", prior - size, (prior - size - 1.96 * error, prior), text, remedy)]
+
+
+def _neighbours(arrays: Arrays) -> tuple[float, float, float]:
+    """The share of labels that are that of the step before, what chance would give, and the error of the first."""
+    labels, counts = arrays.train.labels, arrays.train.mask > 0
+    pairs = counts[:, 1:] & counts[:, :-1]
+    agree, error = ratio(((labels[:, 1:] == labels[:, :-1]) & pairs).sum(1), pairs.sum(1))
+    shares = np.bincount(labels[counts], minlength=arrays.num_classes) / max(counts.sum(), 1)
+    return agree, float((shares**2).sum()), error
 
 
 def verdict(

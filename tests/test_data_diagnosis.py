@@ -103,6 +103,34 @@ def test_labels_of_another_set_are_unrelated():
     assert values["label_dependence"] == [[None] * T] * T
 
 
+def persistent(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """A state that mostly stays, and five sensors that show it through noise; few sequences, many steps."""
+    rng = np.random.default_rng(seed)
+    moves = rng.random((400, 12)) < np.where(np.arange(12) == 0, 1, 0.15)
+    drawn = rng.integers(0, 3, moves.shape)
+    y = drawn[:, :1].repeat(12, 1)
+    for t in range(1, 12):
+        y[:, t] = np.where(moves[:, t], drawn[:, t], y[:, t - 1])
+    means = np.random.default_rng(5).normal(size=(3, 5))
+    return (means[y] + noise * rng.normal(size=(*y.shape, 5))).astype(np.float32), y
+
+
+def test_labels_that_know_of_each_other_but_not_of_their_inputs_are_unrelated():
+    (x, y), (_, others) = persistent(0, 0.9), persistent(1, 0.9)
+    values = data_diagnosis.diagnose(load(x=x, y=others))
+    assert values["verdict"]["cause"] == "labels_unrelated"
+    # The same label with 0.85, or one of three again.
+    assert "they are no noise: 90% are that of the step before, 33% by chance" in values["verdict"]["text"]
+    assert data_diagnosis.diagnose(load(x=x, y=y))["verdict"]["cause"] == "healthy"
+
+
+def test_noise_of_many_steps_is_not_said_to_belong_elsewhere():
+    x, _ = persistent(0, 0.9)
+    y = np.random.default_rng(2).integers(0, 3, x.shape[:2])
+    values = data_diagnosis.diagnose(load(x=x, y=y))
+    assert (values["verdict"]["cause"], causes(values)) == ("cannot_tell", [])
+
+
 def test_labels_that_slipped_by_a_sequence_are_put_back():
     finding = diagnosed("off by one")["findings"][0]
     assert finding["cause"] == "labels_unrelated"
