@@ -145,6 +145,23 @@ def as_it_began(trainer: Trainer, own: Trial) -> bool:
     return bool(moved.std() <= 0.01 * after.std())
 
 
+def held_down(trainer: Trainer, own: Trial) -> list[Finding]:
+    """A penalty in the reported loss: before any update that is three times the loss of outputs that say nothing,
+    theirs is not after a few, and it falls."""
+    limit, few = 3 * math.log(trainer.shape.num_classes), trainer.run(data.own, ONE_BATCH)
+    if not few.losses or few.score is None or not few.losses[0] > limit or not few.score.loss < limit:
+        return []
+    if few.losses[-1] >= few.losses[0] or own.score is None:
+        return []
+    text = (
+        f"before any update the reported loss is {nats(few.losses[0])}, that of the outputs "
+        f"{nats(few.score.loss)}: the rest is a penalty; after training the outputs have {nats(own.score.loss)}, "
+        f"guessing {nats(own.score.prior)}"
+    )
+    remedy = "Make the penalty (weight decay, l1, l2) a tenth, and again until it is a small part of the loss."
+    return [of_own_feature(own, "stuck_at_prior", text, remedy)]
+
+
 def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     """Why a training learns nothing of a label that stands among the features."""
     assert own.score is not None
@@ -190,6 +207,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             f"{reported}, yet the outputs that predict gives have {nats(score.loss)}",
             "Predict with the parameters that were trained: those that it uses know nothing.",
         )
+    if held := held_down(trainer, own):
+        return held
     if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape):
         return [hot]
     jumps = curve is not None and curve.jump > REACHED * score.prior

@@ -525,7 +525,7 @@ def verdict(
     if looked is not None and looked.reached and looked.loss is not None:
         text = f"This model reached what these arrays allow, {nats(looked.loss.mean)} nats per step. {text}"
     if found:
-        cause, text = found[0].cause, f"{found[0].evidence} {text}"
+        cause, text = found[0].cause, found[0].evidence + f" {text}" * (climbed.sufficient[0] != "cannot_tell")
     elif unknown:
         cause = "cannot_tell"
     elif best.settled and (best.loss or 0.0) > (prior.loss or 0.0) / 2:

@@ -200,7 +200,8 @@ def look(
             own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
         )
         values["controls"] = report.controls
-        findings += report.findings
+        # The rate is the kit's own where theirs is a model alone.
+        findings += [f for f in report.findings if fit is not None or not f.cause.startswith("learning_rate")]
         in_controls = [finding.cause for finding in report.findings]
         lap("controls")
     if fit is not None:
@@ -508,7 +509,7 @@ def _history_unused(
         return []
     text = (
         f"It sees other steps and the labels need them, but when they are swapped for those of others its "
-        f"loss rises by {nats(float(rise.mean()))} nats: what they tell, {nats(float(gain))} nats, is not used."
+        f"loss changes by {nats(float(rise.mean()))} nats: what they tell, {nats(float(gain))} nats, is not used."
     )
     ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
     remedy = "Train longer, shorten the way back to the step that matters, or start with shorter sequences."

@@ -366,23 +366,26 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
 
 
 def vanishing_over_layers(seen: Seen) -> Finding | None:
-    """A layer with next to no gradient beside another's."""
+    """A layer with next to no gradient beside another's: to the end, or at first, and nothing was learnt."""
     runs = seen.runs
+    early = np.mean([run.losses[: SEGMENTS * SEGMENT // 2][-SEGMENT:] for run in runs])
+    stalled = early > seen.loss.mean + seen.gain.mean - WORTH_IT
     paths = kernels(runs[0].before)
     if seen.over is None or len(paths) < 2:
         return None
     sizes = np.array([[[typical(read[path]) for path in paths] for read in reads] for reads in _reads(runs)])
     logs = np.log10(np.maximum(sizes / np.maximum(sizes.max(-1, keepdims=True), TINY), TINY))  # [when, run, path]
-    for n in np.argsort(logs[1].mean(0)):
-        low, high = interval(logs[1, :, n])
+    for n in np.argsort(logs[0 if stalled else 1].mean(0)):
+        low, high = interval(logs[0 if stalled else 1, :, n])
         # What is exactly 0 throughout is dead or cut off.
         if sizes[..., n].any() and max(high, interval(logs[0, :, n])[1]) < np.log10(VANISHED):
-            value = float(10 ** logs[1, :, n].mean())
+            value = float(10 ** logs[0 if stalled else 1, :, n].mean())
+            when = f" at the start, and for {SEGMENTS * SEGMENT // 2} updates nothing was learnt" * bool(stalled)
             return Finding(
                 "vanishing_gradient",
                 value,
                 (float(10**low), float(10**high)),
-                f"The gradient of {paths[n]} is {value:.1e} (value) of the largest of a layer; {seen.left}.",
+                f"The gradient of {paths[n]} is {value:.1e} (value) of the largest of a layer{when}; {seen.left}.",
                 "Use fewer layers, ReLU or GELU in place of sigmoid, residual connections or normalisations.",
             )
     return None

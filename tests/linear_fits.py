@@ -70,6 +70,7 @@ def training(
     returns: Callable[[Array], Array] = lambda x: x,
     frozen: bool = False,
     bias_alone: bool = False,
+    decay: float = 0.0,
     never_cleared: bool = False,
     keep: bool = True,
     losses_too: bool = True,
@@ -80,6 +81,7 @@ def training(
 
     see: offsets of the steps that an output sees.  of_data: what the training makes of its arrays.  shown: what
     predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained.
+    decay: of a penalty on squared weights, which is part of the reported loss.
     """
 
     def fit(x: Array, y: Array, mask: Array) -> Any:
@@ -101,8 +103,9 @@ def training(
             order, values = rng.permutation(len(x)), []
             for rows in np.split(order, range(batch, len(x), batch)):
                 value, slope = loss(x[rows] @ w + b, y[rows], mask[rows])
-                values.append(value)
+                values.append(value + decay * (w**2).sum() / 2)
                 step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])
+                step[:-1] += decay * w
                 total = total + step if never_cleared else step
                 if not frozen:
                     w, b = w - rate * (not bias_alone) * total[:-1], b - rate * total[-1]

@@ -103,6 +103,8 @@ MISTAKES = {
         {"of_data": lambda x, y, mask: (x, y, ~mask)},
         {"padded": True, "classes": 3, "steps": 8},
     ),
+    "penalised": ("stuck_at_prior", {"decay": 20.0, "rate": 0.02, "batch": 512, "epochs": 10}, {}),
+    "penalised_of_nine": ("stuck_at_prior", {"decay": 12.0, "rate": 0.03, "batch": 512}, {"features": 9}),
     "bias_alone": ("does_not_train", {"bias_alone": True}, {}),
     "shifted_twice": ("outputs_shifted", {"of_data": of_the_next_step}, {}),
     "shifted_twice_of_three": ("outputs_shifted", {"of_data": of_the_next_step}, {"classes": 3, "steps": 7}),

@@ -231,6 +231,15 @@ def test_a_deep_stack_of_sigmoids(layers, expected):
 
 
 @pytest.mark.full
+def test_sigmoids_that_learn_nothing_for_long():
+    """Seven layers: the gradient of the first grows as it learns at last, and the loss is still far above."""
+    x, y = zoo.own_step()
+    found = of(zoo.Mlp(act=nn.sigmoid, sizes=(32,) * 7), x, y)
+    assert causes(found) in ([], ["vanishing_gradient"])
+    assert (found.values["loss"] > 0.1) == bool(found.findings)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(("back", "expected"), [(20, ["vanishing_gradient"]), (1, [])])
 def test_steps_far_away_are_lost_where_the_labels_need_them(back, expected):
     x, y = zoo.earlier_step(size=1000, steps=24, back=back)
