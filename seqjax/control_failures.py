@@ -20,6 +20,7 @@ from seqjax.findings import SIGMAS, WORTH_IT, Finding
 from seqjax.observed import REACHED, nats
 from seqjax.outputs import Outputs
 
+ROUNDING = 1e-6  # nats: of log-probabilities of float32 outputs
 ONE_BATCH = 32  # sequences that most trainings take at once
 FEWER = 4  # times fewer sequences, after which outputs are nearer to where they began
 REACHES = 2  # steps by which labels are shifted by mistake
@@ -198,6 +199,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     forms = confirmed([("own_feature", own), ("own_feature", flipped)])
     if forms:
         return forms
+    if other := other_loss(own, flipped, shape):
+        return found(*other)
     if losses and min(losses) >= 0 and losses[-1] < 0.5 * score.prior:
         random = trainer.run(data.at_random, n)
         if leak := leaked(random, own, []):
@@ -259,13 +262,14 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
             "for a gradient that is cut off.",
         )
+    seeded = is_seeded(trainer)
     for size in (n, n // FEWER):
         pair = (
             (own, flipped)
             if size == n
             else (trainer.run(data.own, size), trainer.run(data.own, size, reversed_labels(shape)))
         )
-        if apart := follows(*pair, shape):
+        if apart := follows(*pair, shape, seeded):
             return found(
                 "learning_rate_low",
                 f"after training on reversed labels outputs differ by {apart:.1g} nats in the right direction",
@@ -281,16 +285,47 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     )
 
 
-def follows(own: Trial, flipped: Trial, shape: Shape) -> float:
+def is_seeded(trainer: Trainer) -> bool:
+    """Whether two trainings on the same few sequences end in the same outputs, but for rounding."""
+    one, other = trainer.run(data.own, ONE_BATCH), trainer.run(data.own, ONE_BATCH)
+    if one.outputs is None or other.outputs is None:
+        return False
+    return bool(np.abs(one.outputs.log_p - other.outputs.log_p).max() <= 10 * ROUNDING)
+
+
+def other_loss(own: Trial, flipped: Trial, shape: Shape) -> tuple[str, str, str] | None:
+    """The cause `wrong_loss`, its evidence and remedy, where outputs are the same whatever inputs and labels are,
+    and a loss is reported that stays below theirs: not the cross-entropy, and no penalty on top of it."""
+    assert own.outputs is not None
+    assert flipped.outputs is not None
+    assert own.score is not None
+    spread, apart = response(own, shape), float(np.abs(own.outputs.log_p - flipped.outputs.log_p).max())
+    below = own.score.loss - max(own.losses or [math.inf])
+    if spread > WORTH_IT or apart > WORTH_IT or below <= REACHED * own.score.prior:
+        return None
+    assert own.losses is not None
+    text = (
+        f"the reported loss is {nats(own.losses[-1])}, where the cross-entropy of the outputs is "
+        f"{nats(own.score.loss)}; it drives them to be the same whatever inputs and labels are (log-odds spread "
+        f"{spread:.2g})"
+    )
+    remedy = (
+        "Use the cross-entropy, and compare the shapes of outputs and labels in the loss: class numbers [N, T, 1] "
+        "broadcast over the outputs of all classes."
+    )
+    return "wrong_loss", text, remedy
+
+
+def follows(own: Trial, flipped: Trial, shape: Shape, seeded: bool = False) -> float:
     """By how many nats outputs differ toward the labels that they were trained on; 0 below three standard errors.
 
-    They differ by less than half of what they differ by between inputs: both trainings began with the same
-    parameters, else these would make the difference, and it would be larger than that.
+    Where it is not known that both trainings began with the same parameters (seeded), they differ by less than
+    half of what they differ by between inputs: other parameters would make a larger difference.
     """
     if own.outputs is None or flipped.outputs is None or not np.array_equal(own.test.inputs, flipped.test.inputs):
         return 0.0
     difference = own.outputs.log_p - flipped.outputs.log_p
-    if difference.std() > own.outputs.log_p.std() / 2:
+    if not seeded and difference.std() > own.outputs.log_p.std() / 2:
         return 0.0
     # What the last bias learns of how often classes occur is no matter here.
     difference = difference - np.mean(
@@ -299,7 +334,7 @@ def follows(own: Trial, flipped: Trial, shape: Shape) -> float:
     toward = of_labels(difference, own.test.labels) - of_labels(difference, flipped.test.labels)
     mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
     each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
-    return mean if mean > SIGMAS * error and min(each) >= 0 else 0.0
+    return mean if mean > max(SIGMAS * error, ROUNDING) and min(each) >= 0 else 0.0
 
 
 def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:

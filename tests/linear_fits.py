@@ -59,6 +59,14 @@ def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
         return float(-(weight * np.log(z)).sum()), -weight / np.where(np.abs(z) < 1e-3, 1e-3, z)
 
 
+def squares_of_class_numbers(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """[N, T, C] against [N, T, 1]: all classes are to be the number of one."""
+    p = np.exp(log_softmax(z))
+    weight = mask[..., None] / max(mask.sum(), 1) / z.shape[-1]
+    slope = 2 * weight * (p - y[..., None])
+    return float((weight * (p - y[..., None]) ** 2).sum()), p * (slope - (p * slope).sum(-1, keepdims=True))
+
+
 def training(
     see: Sequence[int] = (0,),
     rate: float = 1.0,
@@ -71,6 +79,7 @@ def training(
     frozen: bool = False,
     bias_alone: bool = False,
     decay: float = 0.0,
+    halves: bool = False,
     never_cleared: bool = False,
     keep: bool = True,
     losses_too: bool = True,
@@ -81,7 +90,7 @@ def training(
 
     see: offsets of the steps that an output sees.  of_data: what the training makes of its arrays.  shown: what
     predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained.
-    decay: of a penalty on squared weights, which is part of the reported loss.
+    decay: of a penalty on squared weights, which is part of the reported loss.  halves: the rate, at each update.
     """
 
     def fit(x: Array, y: Array, mask: Array) -> Any:
@@ -90,7 +99,7 @@ def training(
         rng = np.random.default_rng(seed)
         width = len(see) * x.shape[2]
         w = rng.normal(0, 0.3, (width, count))
-        b, total, first, history = np.zeros(count), 0.0, w.copy(), []
+        b, total, first, history, updates = np.zeros(count), 0.0, w.copy(), [], 0
 
         def windows(x: Array) -> Array:
             steps = x.shape[1]
@@ -103,12 +112,14 @@ def training(
             order, values = rng.permutation(len(x)), []
             for rows in np.split(order, range(batch, len(x), batch)):
                 value, slope = loss(x[rows] @ w + b, y[rows], mask[rows])
+                now = rate / 2**updates if halves else rate
+                updates += 1
                 values.append(value + decay * (w**2).sum() / 2)
                 step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])
                 step[:-1] += decay * w
                 total = total + step if never_cleared else step
                 if not frozen:
-                    w, b = w - rate * (not bias_alone) * total[:-1], b - rate * total[-1]
+                    w, b = w - now * (not bias_alone) * total[:-1], b - now * total[-1]
             history.append(float(np.mean(values)))
         used = (w, b) if keep else (first, np.zeros(count))
 
