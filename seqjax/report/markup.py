@@ -1,0 +1,287 @@
+"""HTML and small SVG drawings as text.  Imports nothing of the library.
+
+Whatever is no `Html` is escaped: no name, path or error of a user is ever taken for markup.
+Drawings have no sizes and colours of their own: page.css gives them, for light, dark and paper.  They stretch
+with the page; what is to be read stands beside them as text, which does not.
+"""
+
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+LOG_BELOW = 1e-2  # a loss that falls below this part of its largest is drawn on a log scale, as in `figures`
+MAX_POINTS = 1000  # of a line: more than a screen has columns of pixels for
+MAX_BORDERS = 16  # steps up to which cells have borders, as in `figures`
+MAX_CROSSES = 32  # steps up to which each missing cell has a cross of its own, as in `figures`
+SIDE, LEFT, TOP = 300, 38, 20  # of a matrix and of the numbers of its steps, in pixels
+
+
+class Html(str):
+    """Text that is markup already."""
+
+
+def text(value: Any) -> Html:
+    """Escaped, on any number of lines; what cannot be printed as its escape code."""
+    if isinstance(value, Html):
+        return value
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(value))
+    return Html(html.escape(shown))
+
+
+def el(name: str, *children: Any, **attributes: Any) -> Html:
+    """An element: `el("p", "a < b", class_="note", aria_hidden=True)`.  None is left out, of both kinds."""
+    shown = []
+    for key, value in attributes.items():
+        key = key.rstrip("_").replace("_", "-")
+        if value is not None and value is not False:
+            shown.append(f" {key}" if value is True else f' {key}="{text(value)}"')
+    inside = "".join(text(child) for child in children if child is not None)
+    return Html(f"<{name}{''.join(shown)}>{inside}</{name}>")
+
+
+def join(parts: Iterable[Any]) -> Html:
+    return Html("".join(text(part) for part in parts if part is not None))
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def in_words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def table(
+    label: str,
+    head: Sequence[Any],
+    rows: Iterable[Sequence[Any]],
+    left: Sequence[int] = (0,),
+    marked: Callable[[int], str | None] = lambda row: None,
+) -> Html:
+    """A table that scrolls by itself where it is too wide; numbers but for the columns `left`.
+
+    label: what a screen reader calls it.  marked: the class of a row.
+    """
+
+    def row(kind: str, cells: Sequence[Any], class_: str | None = None) -> Html:
+        made = []
+        for n, cell in enumerate(cells):
+            first = kind == "td" and n == 0
+            name = "th" if first else kind
+            scope = "row" if first else "col" if kind == "th" else None
+            made.append(el(name, cell, scope=scope, class_=None if n in left else "number"))
+        return el("tr", *made, class_=class_)
+
+    body = [row("td", cells, marked(n)) for n, cells in enumerate(rows)]
+    whole = el("table", el("thead", row("th", head)), el("tbody", *body))
+    return el("div", whole, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+# --- A strip: one row of a picture, in a cell of a table ---------------------------------------------------------
+
+
+class Mark(NamedTuple):
+    """What a strip shows: from `low` to `high` on its scale; equal ones are a tick."""
+
+    kind: str  # a class in page.css
+    low: float
+    high: float
+    row: float = 0.5  # its middle, from 0 at the top to 1
+    thick: float = 0.5
+
+
+class Scale(NamedTuple):
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> float:
+        """In percent, 0 to 100; what lies outside at the end."""
+        return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 2)
+
+
+def scale_of(values: Iterable[float | None]) -> Scale:
+    """One on which all of these and 0 have a place."""
+    known = [0.0, *(value for value in values if value is not None)]
+    low, high = min(known), max(known)
+    pad = 0.02 * (high - low) or 0.5
+    return Scale(low - pad, high + pad)
+
+
+def strip(scale: Scale, marks: Iterable[Mark]) -> Html:
+    """A row of marks on a scale.  It says nothing that is not beside it as a number."""
+    shapes = []
+    for mark in marks:
+        start, end = scale(mark.low), scale(mark.high)
+        top, height = 20 * (mark.row - mark.thick / 2), 20 * mark.thick
+        if mark.low == mark.high:
+            shapes.append(el("path", d=f"M{start} {top:g}v{height:g}", class_=mark.kind))
+        else:
+            x, width = min(start, end), max(abs(end - start), 0.3)
+            shapes.append(
+                el("rect", x=x, y=f"{top:g}", width=f"{width:g}", height=f"{height:g}", class_=mark.kind)
+            )
+    return el("svg", *shapes, viewBox="0 0 100 20", preserveAspectRatio="none", class_="strip", aria_hidden="true")
+
+
+# --- Lines over epochs or steps ----------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """One line of a chart; what is None is a gap.  band: an interval for each y."""
+
+    kind: str  # a class in page.css
+    name: str
+    y: list[float | None]
+    band: list[list[float | None] | None] | None = None
+
+
+def chart(
+    title: str, x: Sequence[float], x_name: str, lines: list[Line], floors: list[tuple[str, str, float]]
+) -> Html:
+    """Lines with constant ones, `floors` (class, name, y); losses that fall far are drawn on a log scale."""
+    known = [y for line in lines for y in line.y if y is not None]
+    known += [end for line in lines for pair in line.band or () for end in pair or () if end is not None]
+    low, high, log = _limits(known, [y for _, _, y in floors])
+
+    def up(y: float) -> float:
+        ends = (low, high, max(y, low)) if log else None
+        a, b, of = map(math.log, ends) if ends else (low, high, y)
+        return round(100 - 100 * min(max((of - a) / (b - a), 0.0), 1.0), 2)
+
+    span = x[-1] - x[0] or 1
+
+    def across(value: float) -> float:
+        return round(100 * (value - x[0]) / span, 2) if len(x) > 1 else 50.0
+
+    ticks = _ticks(low, high, log)
+    shapes = [el("path", d=f"M0 {up(tick)}h100", class_="grid") for tick in ticks]
+    outside = {name for _, name, y in floors if not low <= y <= high}
+    shapes += [el("path", d=f"M0 {up(y)}h100", class_=kind) for kind, name, y in floors if name not in outside]
+    every = -(-len(x) // MAX_POINTS)
+    shown = sorted({*range(0, len(x), every), len(x) - 1})
+    for line in lines:
+        if line.band:
+            ends = [(across(x[n]), *map(up, pair)) for n in shown if (pair := line.band[n]) and None not in pair]
+            edge = [f"{at} {top}" for at, _, top in ends] + [f"{at} {bottom}" for at, bottom, _ in ends[::-1]]
+            shapes.append(el("path", d=f"M{'L'.join(edge)}z", class_=f"band {line.kind}") if edge else Html(""))
+        path = ""
+        for here, run in groupby(shown, key=lambda n, line=line: line.y[n] is not None):
+            points = [f"{across(x[n])} {up(line.y[n] or 0.0)}" for n in run] if here else []
+            # A point alone is drawn by its round ends.
+            path += f"M{'L'.join(points)}{'h0' * (len(points) == 1)}" if points else ""
+        shapes.append(el("path", d=path, class_=f"line {line.kind}"))
+    picture = el("svg", *shapes, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
+    labels = [el("span", f"{tick:g}", style=f"top:{up(tick)}%") for tick in ticks]
+    ends = [el("span", f"{value:g}") for value in ([x[0], x[-1]] if len(x) > 1 else x)]
+    below = el("div", ends[0], el("span", x_name), *ends[1:], class_="across")
+    keys = [(line.kind, line.name) for line in lines]
+    keys += [(kind, f"{name}, below this picture" if name in outside else name) for kind, name, _ in floors]
+    legend = [el("li", _swatch(kind), name) for kind, name in keys]
+    scale = "nats per step, log scale" if log else "nats per step"
+    plot = el("div", picture, *labels, class_="plot", role="img", aria_label=title)
+    parts = [el("div", scale, class_="unit"), plot, below, el("ul", *legend, class_="legend")]
+    return el("div", *parts, class_="chart")
+
+
+def _swatch(kind: str) -> Html:
+    drawn = el("path", d="M0 5h24", class_=f"line {kind}")
+    return el("svg", drawn, viewBox="0 0 24 10", class_="swatch", aria_hidden="true")
+
+
+def _limits(losses: list[float], floors: list[float]) -> tuple[float, float, bool]:
+    """The range, and whether it is logarithmic, which leaves out floors far below every loss; as in `figures`."""
+    positive = [loss for loss in losses if loss > 0]
+    if positive and min(positive) < LOG_BELOW * max(positive):
+        shown = [*positive, *(floor for floor in floors if floor > min(positive) / 10)]
+        return min(shown) / 1.5, max(shown) * 1.5, True
+    shown = [*losses, *floors] or [1.0]
+    low, high = min(shown), max(shown)
+    pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - pad, high + pad, False
+
+
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    """Three to seven round numbers between these."""
+    if log:
+        first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+        every = -(-(last - first + 1) // 6) or 1
+        return [10.0**n for n in range(first, last + 1, every)]
+    rough = (high - low) / 5
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
+    return [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+# --- A matrix of steps -------------------------------------------------------------------------------------------
+
+
+def matrix(
+    name: str, label: str, rows_are: str, kinds: list[list[str]], interactive: bool, hatched: str = "missing"
+) -> Html:
+    """Cells `[rows][T]`, each of a kind (a class in page.css), those of the kind `hatched` under crosses.
+
+    name: unique on the page.  label: what a screen reader says.  interactive: page.js walks through it.
+    """
+    height, width = len(kinds), len(kinds[0])
+    paths: dict[str, list[str]] = {}
+    for t, row in enumerate(kinds):
+        s = 0
+        for kind, run in groupby(row):
+            length = len(list(run))
+            paths.setdefault(kind, []).append(f"M{s} {t}h{length}v1h-{length}z")
+            s += length
+    cells = [el("path", d="".join(path), class_=f"cell {kind}") for kind, path in paths.items()]
+    defs, tile = [], max(1, -(-width // MAX_CROSSES))
+    for kind, cross in ((hatched, "M.2.2l.6.6M.8.2l-.6.6"), ("unknown", "M.1.9l.8-.8")):
+        if kind in paths:
+            drawn = el("path", d=cross, class_="cross", transform=f"scale({tile})")
+            size = {"width": tile, "height": tile, "patternUnits": "userSpaceOnUse"}
+            defs.append(el("pattern", drawn, id=f"{name}-{kind}", **size))
+            cells.append(el("path", d="".join(paths[kind]), fill=f"url(#{name}-{kind})"))
+    if width <= MAX_BORDERS:
+        lines = "".join(f"M0 {t}h{width}" for t in range(height + 1))
+        lines += "".join(f"M{s} 0v{height}" for s in range(width + 1))
+        cells.append(el("path", d=lines, class_="border"))
+    cells.append(el("rect", width=1, height=1, class_="here"))
+    side = SIDE * height // width if height > 1 else 40
+    box = {"viewBox": f"0 0 {width} {height}", "preserveAspectRatio": "none"}
+    inner = el("svg", el("defs", *defs), *cells, x=LEFT, y=TOP, width=SIDE, height=side, **box)
+    every = next((n for n in (1, 2, 4, 8, 16, 32, 64) if 8 * n >= width), width)
+    numbers = [
+        el("text", s, x=f"{LEFT + SIDE * (s + 0.5) / width:g}", y=TOP - 6, text_anchor="middle")
+        for s in range(0, width, every)
+    ]
+    if height > 1:
+        numbers += [
+            el("text", t, x=LEFT - 6, y=f"{TOP + side * (t + 0.5) / height + 4:g}", text_anchor="end")
+            for t in range(0, height, every)
+        ]
+    walk: dict[str, Any] = {"role": "img"}
+    if interactive:
+        walk = {"role": "application", "aria_roledescription": "matrix of steps", "tabindex": "0"}
+    return el(
+        "svg", el("title", label) if not interactive else None, *numbers, inner,
+        class_="matrix", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label,
+        data_rows=rows_are, **walk,
+    )  # fmt: skip
+
+
+# --- Figures that were drawn elsewhere ---------------------------------------------------------------------------
+
+THEMED = {"#222222": "--ink", "#000000": "--ink", "black": "--ink", "#707070": "--muted", "#ffffff": "--paper"}
+
+
+def figure(name: str, svg: str, label: str) -> Html:
+    """An SVG of matplotlib's inside the page: its ids made unique by `name`, ink and paper those of the page."""
+    import re
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for colour, variable in THEMED.items():
+        svg = re.sub(rf"\b(fill|stroke): ?{colour}\b", rf"\1: var({variable})", svg)
+    head = f'<svg role="img" aria-label="{text(label)}" '
+    return el("div", Html(svg.replace("<svg ", head, 1)), class_="scroll figure", role="region",
+              aria_label=label, tabindex="0")  # fmt: skip
