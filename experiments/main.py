@@ -12,7 +12,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from experiments import command, workdir
-from experiments.flags import RunFlags, main_flags
+from experiments.flags import RunFlags, main_flags, settings_of
 from experiments.workdir import Workdir
 from seqjax import devices, experiment
 from seqjax.checkpoints import Checkpoints
@@ -85,6 +85,7 @@ def run(
 def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
     """Everything that is left in the workdir at the end, `result.json` last."""
     from seqjax.report import figures  # brings matplotlib, which takes a while
+    from seqjax.report.page import page
 
     if result.params is not None:
         params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
@@ -95,6 +96,8 @@ def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
         workdir.write_npz(folder / "predictions.npz", arrays)
     for name, figure in figures.draw(result.values).items():
         workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    line = flags.repeat_line("experiments.main", settings_of(result.config))
+    workdir.write_whole(folder / workdir.PAGE, page(result.values, line).encode())
     workdir.write_json(folder / "result.json", result.values)
 
 

@@ -137,52 +137,87 @@ class Line(NamedTuple):
     band: list[list[float | None] | None] | None = None
 
 
+class Heights(NamedTuple):
+    """The axis of losses, in percent from the top."""
+
+    low: float
+    high: float
+    log: bool
+
+    def __call__(self, loss: float) -> float:
+        of = math.log if self.log else float
+        low, high, at = of(self.low), of(self.high), of(max(loss, self.low))
+        return round(100 - 100 * min((at - low) / (high - low), 1.0), 2)
+
+    def ticks(self) -> list[float]:
+        """Some two to seven round numbers."""
+        if self.log:
+            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+            return [10.0**n for n in range(first, last + 1, -(-(last - first + 1) // 6) or 1)]
+        rough = (self.high - self.low) / 5
+        unit = 10 ** math.floor(math.log10(rough))
+        step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
+        numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        return [round(n * step, 12) for n in numbers]
+
+
+def heights(losses: list[float], floors: list[float]) -> Heights:
+    """A log axis where losses fall far, which leaves out floors far below every loss; as in `figures`."""
+    positive = [loss for loss in losses if loss > 0]
+    if positive and min(positive) < LOG_BELOW * max(positive):
+        shown = [*positive, *(floor for floor in floors if floor > min(positive) / 10)]
+        return Heights(min(shown) / 1.5, max(shown) * 1.5, True)
+    shown = [*losses, *floors] or [1.0]
+    low, high = min(shown), max(shown)
+    pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return Heights(low - pad, high + pad, False)
+
+
 def chart(
     title: str, x: Sequence[float], x_name: str, lines: list[Line], floors: list[tuple[str, str, float]]
 ) -> Html:
-    """Lines with constant ones, `floors` (class, name, y); losses that fall far are drawn on a log scale."""
+    """Lines with constant ones, `floors` (class, name, y), and what each is; see `heights`."""
     known = [y for line in lines for y in line.y if y is not None]
     known += [end for line in lines for pair in line.band or () for end in pair or () if end is not None]
-    low, high, log = _limits(known, [y for _, _, y in floors])
-
-    def up(y: float) -> float:
-        ends = (low, high, max(y, low)) if log else None
-        a, b, of = map(math.log, ends) if ends else (low, high, y)
-        return round(100 - 100 * min(max((of - a) / (b - a), 0.0), 1.0), 2)
-
-    span = x[-1] - x[0] or 1
-
-    def across(value: float) -> float:
-        return round(100 * (value - x[0]) / span, 2) if len(x) > 1 else 50.0
-
-    ticks = _ticks(low, high, log)
-    shapes = [el("path", d=f"M0 {up(tick)}h100", class_="grid") for tick in ticks]
-    outside = {name for _, name, y in floors if not low <= y <= high}
-    shapes += [el("path", d=f"M0 {up(y)}h100", class_=kind) for kind, name, y in floors if name not in outside]
+    up = heights(known, [y for _, _, y in floors])
     every = -(-len(x) // MAX_POINTS)
     shown = sorted({*range(0, len(x), every), len(x) - 1})
+    span = x[-1] - x[0]
+    across = [round(100 * (value - x[0]) / span, 2) if span else 50.0 for value in x]
+
+    shapes = [el("path", d=f"M0 {up(tick)}h100", class_="grid") for tick in up.ticks()]
+    shapes += [el("path", d=f"M0 {up(y)}h100", class_=kind) for kind, _, y in floors if y >= up.low]
     for line in lines:
         if line.band:
-            ends = [(across(x[n]), *map(up, pair)) for n in shown if (pair := line.band[n]) and None not in pair]
-            edge = [f"{at} {top}" for at, _, top in ends] + [f"{at} {bottom}" for at, bottom, _ in ends[::-1]]
-            shapes.append(el("path", d=f"M{'L'.join(edge)}z", class_=f"band {line.kind}") if edge else Html(""))
-        path = ""
-        for here, run in groupby(shown, key=lambda n, line=line: line.y[n] is not None):
-            points = [f"{across(x[n])} {up(line.y[n] or 0.0)}" for n in run] if here else []
-            # A point alone is drawn by its round ends.
-            path += f"M{'L'.join(points)}{'h0' * (len(points) == 1)}" if points else ""
-        shapes.append(el("path", d=path, class_=f"line {line.kind}"))
+            shapes.append(el("path", d=_outline(shown, across, up, line.band), class_=f"band {line.kind}"))
+        shapes.append(el("path", d=_path(shown, across, up, line.y), class_=f"line {line.kind}"))
     picture = el("svg", *shapes, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
-    labels = [el("span", f"{tick:g}", style=f"top:{up(tick)}%") for tick in ticks]
-    ends = [el("span", f"{value:g}") for value in ([x[0], x[-1]] if len(x) > 1 else x)]
+    labels = [el("span", f"{tick:g}", style=f"top:{up(tick)}%") for tick in up.ticks()]
+    ends = [el("span", f"{value:g}") for value in ([x[0], x[-1]] if span else x[:1])]
     below = el("div", ends[0], el("span", x_name), *ends[1:], class_="across")
     keys = [(line.kind, line.name) for line in lines]
-    keys += [(kind, f"{name}, below this picture" if name in outside else name) for kind, name, _ in floors]
+    keys += [(kind, name if y >= up.low else f"{name}, below this picture") for kind, name, y in floors]
     legend = [el("li", _swatch(kind), name) for kind, name in keys]
-    scale = "nats per step, log scale" if log else "nats per step"
+    unit = el("div", "nats per step, log scale" if up.log else "nats per step", class_="unit")
     plot = el("div", picture, *labels, class_="plot", role="img", aria_label=title)
-    parts = [el("div", scale, class_="unit"), plot, below, el("ul", *legend, class_="legend")]
-    return el("div", *parts, class_="chart")
+    return el("div", unit, plot, below, el("ul", *legend, class_="legend"), class_="chart")
+
+
+def _path(shown: list[int], across: list[float], up: Heights, losses: list[float | None]) -> str:
+    """A line with gaps where nothing is known; a point alone is drawn by its round ends."""
+    path = ""
+    for known, run in groupby(shown, key=lambda n: losses[n] is not None):
+        if known:
+            points = [f"{across[n]} {up(losses[n] or 0.0)}" for n in run]
+            path += f"M{'L'.join(points)}{'h0' * (len(points) == 1)}"
+    return path
+
+
+def _outline(shown: list[int], across: list[float], up: Heights, band: list[Any]) -> str:
+    """The area between the ends of intervals."""
+    ends = [(across[n], *map(up, band[n])) for n in shown if band[n] and None not in band[n]]
+    edge = [f"{at} {top}" for at, _, top in ends] + [f"{at} {bottom}" for at, bottom, _ in ends[::-1]]
+    return f"M{'L'.join(edge)}z" if edge else ""
 
 
 def _swatch(kind: str) -> Html:
@@ -190,36 +225,10 @@ def _swatch(kind: str) -> Html:
     return el("svg", drawn, viewBox="0 0 24 10", class_="swatch", aria_hidden="true")
 
 
-def _limits(losses: list[float], floors: list[float]) -> tuple[float, float, bool]:
-    """The range, and whether it is logarithmic, which leaves out floors far below every loss; as in `figures`."""
-    positive = [loss for loss in losses if loss > 0]
-    if positive and min(positive) < LOG_BELOW * max(positive):
-        shown = [*positive, *(floor for floor in floors if floor > min(positive) / 10)]
-        return min(shown) / 1.5, max(shown) * 1.5, True
-    shown = [*losses, *floors] or [1.0]
-    low, high = min(shown), max(shown)
-    pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - pad, high + pad, False
-
-
-def _ticks(low: float, high: float, log: bool) -> list[float]:
-    """Three to seven round numbers between these."""
-    if log:
-        first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-        every = -(-(last - first + 1) // 6) or 1
-        return [10.0**n for n in range(first, last + 1, every)]
-    rough = (high - low) / 5
-    unit = 10 ** math.floor(math.log10(rough))
-    step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
-    return [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
 # --- A matrix of steps -------------------------------------------------------------------------------------------
 
 
-def matrix(
-    name: str, label: str, rows_are: str, kinds: list[list[str]], interactive: bool, hatched: str = "missing"
-) -> Html:
+def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hatched: str = "missing") -> Html:
     """Cells `[rows][T]`, each of a kind (a class in page.css), those of the kind `hatched` under crosses.
 
     name: unique on the page.  label: what a screen reader says.  interactive: page.js walks through it.
@@ -263,8 +272,8 @@ def matrix(
         walk = {"role": "application", "aria_roledescription": "matrix of steps", "tabindex": "0"}
     return el(
         "svg", el("title", label) if not interactive else None, *numbers, inner,
-        class_="matrix", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label,
-        data_rows=rows_are, **walk,
+        el("rect", x=LEFT, y=TOP, width=SIDE, height=side, class_="border"),
+        class_="matrix", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label, **walk,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def matrices(values: Values) -> Html | None:
             title = f"What each {name} {verb}" if len(needs) > 1 else f"What the {name} {verb}"
             told = f"{title}: {name}s of steps down, inputs of steps across"
             told += "; arrow keys move over the cells" if walked else ""
-            drawn = matrix(f"{name}-{verb}", told, name, kinds(of), walked)
+            drawn = matrix(f"{name}-{verb}", told, kinds(of), walked)
             pictures.append(el("figure", el("h3", title), drawn, el("figcaption", f"down: {name} of step t; "
                                                                     "across: input of step s")))  # fmt: skip
     used = {kind for of in (needs, sees) if of is not None for row in kinds(of) for kind in row}
@@ -104,11 +104,11 @@ def _sight_in_words(values: Values, needs: Any, missing: list[list[int]], first:
         return f"Estimated from the arrays: {dependence_in_words(needs, len(missing) < len(needs))}."
     if not blind:
         return "Every output sees all that its label is known to need."
-    pairs = sum(map(len, missing))
+    pairs, whole = sum(map(len, missing)), len(needs) * len(needs[0])
     who = steps_in_words(blind, "label") if len(missing) > 1 else "the label"
-    verb = "needs" if len(blind) == 1 else "need"
-    words = f"{who[0].upper()}{who[1:]} {verb} steps that are not seen: {counted(pairs, 'pair')} of label and step"
-    return f"{words} of {len(needs) * len(needs[0]):,}."
+    verb, whose = ("needs", "its output does") if len(blind) == 1 else ("need", "their outputs do")
+    words = f"{who[0].upper()}{who[1:]} {verb} {'a step' if pairs == 1 else 'steps'} that {whose} not see: "
+    return f"{words}{counted(pairs, 'pair')} of label and step, of {whole:,}."
 
 
 def _label_in_words(t: int, first: int, needs: Any, sees: Any, missing: list[list[int]]) -> str:
