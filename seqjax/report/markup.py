@@ -7,6 +7,7 @@ with the page; what is to be read stands beside them as text, which does not.
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -279,18 +280,22 @@ def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hat
 
 # --- Figures that were drawn elsewhere ---------------------------------------------------------------------------
 
-THEMED = {"#222222": "--ink", "#000000": "--ink", "black": "--ink", "#707070": "--muted", "#ffffff": "--paper"}
+# Colours of `figures`, and the page's own in their place: those that are read on dark paper too.
+THEMED = {
+    "#222222": "ink", "#000000": "ink", "black": "ink", "#707070": "muted", "#ffffff": "paper", "#ececec": "faint",
+    "#bdbdbd": "pale", "#0072b2": "blue", "#56b4e9": "sky", "#e69f00": "orange", "#009e73": "green",
+    "#d55e00": "vermilion",
+}  # fmt: skip
 
 
 def figure(name: str, svg: str, label: str) -> Html:
     """An SVG of matplotlib's inside the page: its ids made unique by `name`, ink and paper those of the page."""
-    import re
-
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda at: f' id="{name}-{at[1]}"' if at[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
     for colour, variable in THEMED.items():
-        svg = re.sub(rf"\b(fill|stroke): ?{colour}\b", rf"\1: var({variable})", svg)
-    head = f'<svg role="img" aria-label="{text(label)}" '
-    return el("div", Html(svg.replace("<svg ", head, 1)), class_="scroll figure", role="region",
-              aria_label=label, tabindex="0")  # fmt: skip
+        svg = re.sub(rf"\b(fill|stroke): ?{colour}\b", rf"\1: var(--{variable})", svg)
+    inside = Html(svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1))
+    return el("div", inside, class_="scroll figure", role="region", aria_label=label, tabindex="0")

@@ -31,15 +31,16 @@ def matrices(values: Values) -> Html | None:
     if values.get("data", {}).get("labels_per") == "sequence":  # one label, where the last step's stands
         needs, sees, first, scored = needs[-1:], sees and sees[-1:], count - 1, scored[-1:]
     missing = [
-        [s for s in range(count) if sees and needs[t][s] and sees[t][s] is False and scored[t]]
+        [s for s in range(count) if scored[t] and sees and needs[t][s] and sees[t][s] is False]
         for t in range(len(needs))
     ]
 
     def kinds(of: list[list[Any]]) -> list[list[str]]:
         words = {True: "yes", False: "no", None: "unknown"}
+        absent = [set(steps) for steps in missing]
         idle = [{} if scored[t] else {True: "yes-idle", False: "no-idle"} for t in range(len(needs))]
         return [
-            ["missing" if s in missing[t] else idle[t].get(cell, words[cell]) for s, cell in enumerate(row)]
+            ["missing" if s in absent[t] else idle[t].get(cell, words[cell]) for s, cell in enumerate(row)]
             for t, row in enumerate(of)
         ]
 
