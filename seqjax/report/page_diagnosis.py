@@ -102,7 +102,7 @@ def findings(values: Values) -> Html | None:
     if "findings" not in values:
         return None
     if not values["findings"]:
-        return el("p", "None.")
+        return el("p", "Nothing wrong was found.")
     listed = []
     for finding in values["findings"]:
         head: list[Any] = [el("b", in_words(finding["cause"]))]

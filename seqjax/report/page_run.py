@@ -146,11 +146,11 @@ def _opened(whole: Html, rows: int, what: str) -> Html:
 def lengths(values: Values) -> Html | None:
     if not values.get("lengths"):
         return None
-    head = ("steps", "val loss", "standard error", "val accuracy", "reachable there")
+    head = ("", "val loss", "standard error", "val accuracy", "reachable there")
     rows = []
     for at in values["lengths"]:
         measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
-        rows.append((at["seq_len"], *map(number, measured)))
+        rows.append((counted(at["seq_len"], "step"), *map(number, measured)))
     return table("losses at other lengths", head, rows)
 
 
