@@ -9,7 +9,13 @@ ROOT = Path(__file__).parents[1]
 
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
-    ["experiments", "seqjax.report", "seqjax.report.markup", "experiments.presets", "experiments.example_fit"],  # nothing of the kit
+    [
+        "experiments",
+        "seqjax.report",
+        "seqjax.report.markup",
+        "experiments.presets",
+        "experiments.example_fit",
+    ],  # nothing of the kit
     [
         "seqjax.config",
         "seqjax.batch",

@@ -16,6 +16,7 @@ LOG_BELOW = 1e-2  # a loss that falls below this part of its largest is drawn on
 MAX_POINTS = 1000  # of a line: more than a screen has columns of pixels for
 MAX_BORDERS = 16  # steps up to which cells have borders, as in `figures`
 MAX_CROSSES = 32  # steps up to which each missing cell has a cross of its own, as in `figures`
+MAX_PLAIN = 64  # steps up to which a cell is wide enough to be seen
 SIDE, LEFT, TOP = 300, 38, 20  # of a matrix and of the numbers of its steps, in pixels
 
 
@@ -242,7 +243,9 @@ def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hat
             length = len(list(run))
             paths.setdefault(kind, []).append(f"M{s} {t}h{length}v1h-{length}z")
             s += length
-    cells = [el("path", d="".join(path), class_=f"cell {kind}") for kind, path in paths.items()]
+    # What is little must not be hidden by what is drawn after it.
+    order = sorted(paths, key=lambda kind: (kind == hatched, kind == "yes"))
+    cells = [el("path", d="".join(paths[kind]), class_=f"cell {kind}") for kind in order]
     defs, tile = [], max(1, -(-width // MAX_CROSSES))
     for kind, cross in ((hatched, "M.2.2l.6.6M.8.2l-.6.6"), ("unknown", "M.1.9l.8-.8")):
         if kind in paths:
@@ -274,7 +277,7 @@ def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hat
     return el(
         "svg", el("title", label) if not interactive else None, *numbers, inner,
         el("rect", x=LEFT, y=TOP, width=SIDE, height=side, class_="border"),
-        class_="matrix", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label, **walk,
+        class_="matrix" if width <= MAX_PLAIN else "matrix small", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label, **walk,
     )  # fmt: skip
 
 

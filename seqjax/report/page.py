@@ -68,7 +68,9 @@ def _title(values: Values) -> str:
 
 def _verdict(values: Values) -> Html:
     if "cells" in values:
-        return el("div", el("p", _sweep_in_words(values["cells"])), class_="verdict fine")
+        failed = any("error" in cell for cell in values["cells"])
+        words = el("p", _sweep_in_words(values["cells"]))
+        return el("div", words, class_="verdict" if failed else "verdict fine")
     verdict = values.get("verdict")
     if verdict is None:
         reason = values["forecast"].get("reason") or "no verdict without a forecast"

@@ -49,11 +49,13 @@ def matrices(values: Values) -> Html | None:
     for name, of, verb in (("label", needs, "needs"), ("output", sees, "sees")):
         if of is not None:
             title = f"What each {name} {verb}" if len(needs) > 1 else f"What the {name} {verb}"
-            told = f"{title}: {name}s of steps down, inputs of steps across"
+            axes = "across: input of step s"
+            if len(needs) > 1:
+                axes = f"down: {name} of step t; {axes}"
+            told = f"{title}; {axes}"
             told += "; arrow keys move over the cells" if walked else ""
             drawn = matrix(f"{name}-{verb}", told, kinds(of), walked)
-            pictures.append(el("figure", el("h3", title), drawn, el("figcaption", f"down: {name} of step t; "
-                                                                    "across: input of step s")))  # fmt: skip
+            pictures.append(el("figure", el("h3", title), drawn, el("figcaption", axes)))
     used = {kind for of in (needs, sees) if of is not None for row in kinds(of) for kind in row}
     keys = {
         "yes": "yes", "no": "no", "missing": "needed, but not seen", "unknown": "cannot tell",

@@ -3,6 +3,7 @@
 Imports nothing of the library.  Each part is None where the result has no keys for it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from seqjax.report.console import FORECAST_COLUMNS, interval, number
@@ -109,15 +110,19 @@ def per_step(values: Values) -> Html | None:
     }  # fmt: skip
     names = [name for name in columns if per_step.get(name)]
     bands = ((values.get("ci95") or {}).get("per_step") or {}).get("val_loss")
-    head = ["step", *(columns[name] for name in names), *(["val loss, 95 % interval"] if bands else [])]
-    rows = []
-    for step in range(len(per_step["val_loss"])):
-        cells = [number(per_step[name][step]) for name in names]
-        rows.append([step, *cells, *([interval(bands[step] or UNKNOWN)] if bands else [])])
     final = values.get("final") or {}
-    rows.append(["all", *(number(final.get(name)) for name in names)])
-    if bands:
-        rows[-1].append(interval(values["ci95"]["final"]["val_loss"]))
+
+    def row(step: int | str, of: dict[str, Any], pick: Callable[[Any], Any], ends: list[Any] | None) -> list[Any]:
+        loss, *others = (number(pick(of.get(name))) for name in names)
+        return [step, loss, *([interval(ends or UNKNOWN)] if bands else []), *others]
+
+    first, *others = (columns[name] for name in names)
+    head = ["step", first, *(["95 % interval"] if bands else []), *others]
+    rows = [
+        row(step, per_step, lambda column, step=step: column[step], bands and bands[step])
+        for step in range(len(per_step["val_loss"]))
+    ]
+    rows.append(row("all", final, lambda value: value, bands and values["ci95"]["final"]["val_loss"]))
     whole = _opened(table("losses per step", head, rows, marked=lambda n: "total" if n == len(rows) - 1 else None),
                     len(rows) - 1, "step")  # fmt: skip
     parts = [whole]
