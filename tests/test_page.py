@@ -327,9 +327,9 @@ def test_a_diagnosis_with_a_model_and_its_controls():
         history={"epoch": [1, 2], "train_loss": [0.7, 0.6]},
     )  # fmt: skip
     found = read(values)
-    assert found.row("own feature") == ["own feature", "0.0123", "0.0000", "0.6900", "0.0100 to 0.0200", "passed"]
-    assert found.row("padding")[-1] == "failedNever learnt."
-    assert found.row("next step")[-1] == "cannot tellLeft out."
+    assert found.row("own feature") == ["own feature", "passed", "0.0123", "0.0000", "0.6900", "0.0100 to 0.0200"]
+    assert found.row("paddingNever learnt.")[1] == "failed"
+    assert found.row("next stepLeft out.")[1:3] == ["cannot tell", "-"]
     assert "It stands on the rung: own step, linear; loss 0.6000" in found.text
     assert "training 0.6000 nats" in found.text
 
@@ -351,7 +351,8 @@ def test_a_sweep_tells_its_cells_and_why_others_failed():
     assert "2 cells ended, 1 failed." in found.text
     assert "median of 0.0284, at most 0.0500 nats" in found.text
     assert found.cells[1][:5] == ["1", "dense", "0.6032", "0.6100", "0.7500"]
-    assert [cells for cells in found.cells if error in cells] == [["2", "gru", error]]
+    at = found.words.index(error)
+    assert found.words[at - 1] == "seq_len=2, model=gru"
     assert [found.text.count(title) for title in ("Outcome against forecast", "Loss by length")] == [2, 2]
 
 

@@ -274,11 +274,11 @@ def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hat
     walk: dict[str, Any] = {"role": "img"}
     if interactive:
         walk = {"role": "application", "aria_roledescription": "matrix of steps", "tabindex": "0"}
-    return el(
-        "svg", el("title", label) if not interactive else None, *numbers, inner,
-        el("rect", x=LEFT, y=TOP, width=SIDE, height=side, class_="border"),
-        class_="matrix" if width <= MAX_PLAIN else "matrix small", viewBox=f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}", aria_label=label, **walk,
-    )  # fmt: skip
+    frame = el("rect", x=LEFT, y=TOP, width=SIDE, height=side, class_="border")
+    kind = "matrix" if width <= MAX_PLAIN else "matrix small"
+    whole = f"0 0 {LEFT + SIDE + 2} {TOP + side + 2}"
+    title = None if interactive else el("title", label)  # else it would lie over the cells as a tooltip
+    return el("svg", title, *numbers, inner, frame, class_=kind, viewBox=whole, aria_label=label, **walk)
 
 
 # --- Figures that were drawn elsewhere ---------------------------------------------------------------------------

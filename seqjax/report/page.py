@@ -159,15 +159,12 @@ def _cells(values: Values) -> Html | None:
 
 
 def _failed(values: Values) -> Html | None:
-    failed = [cell for cell in values.get("cells", []) if "error" in cell]
-    if not failed:
-        return None
-    varied = list(failed[0]["settings"])
-    rows = [
-        (*(setting_text(cell["settings"][name]) for name in varied), el("div", cell["error"], class_="error"))
-        for cell in failed
-    ]
-    return table("failed cells", (*varied, "error"), rows, range(len(varied) + 1))
+    listed = []
+    for cell in values.get("cells", []):
+        if "error" in cell:
+            settings = ", ".join(f"{name}={setting_text(value)}" for name, value in cell["settings"].items())
+            listed.append(el("li", el("b", settings), el("div", cell["error"], class_="error")))
+    return el("ul", *listed, class_="plain") if listed else None
 
 
 # Title and what makes the part of a result, None where the result has no keys for it, in the order of the page.

@@ -84,18 +84,18 @@ def _model_in_words(model: Values) -> str:
 
 
 def controls(values: Values) -> Html | None:
+    if not values.get("controls"):
+        return None
     rows = []
-    for row in values.get("controls") or []:
+    for row in values["controls"]:
         passed = {True: "passed", False: el("span", "failed", class_="failed")}.get(row["passed"], "cannot tell")
         why = el("div", row["text"], class_="muted") if row.get("text") else None
         losses = (row["loss"], row["reachable"], row["chance"])
         ends = interval(row["ci95"]) if row.get("ci95") else ""
-        rows.append((in_words(row["control"]), *map(number, losses), ends, join([passed, why])))
-    if not rows:
-        return None
+        rows.append((join([in_words(row["control"]), why]), passed, *map(number, losses), ends))
     words = "The same training, on small data whose answer is known; losses in nats per scored step."
-    head = ("control", "loss", "to reach", "chance", "95 % interval", "result")
-    return join([el("p", words), table("report card of the controls", head, rows, (0, 5))])
+    head = ("control", "result", "loss", "to reach", "chance", "95 % interval")
+    return join([el("p", words), table("report card of the controls", head, rows, (0, 1))])
 
 
 def findings(values: Values) -> Html | None:
