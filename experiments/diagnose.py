@@ -104,6 +104,7 @@ def write(
         json.dump(values, result_to, indent=1, allow_nan=False)
         print(file=result_to)
     else:
+        print(f"to read: {folder / workdir.PAGE}", file=result_to)
         print(folder / "result.json", file=result_to)
 
 

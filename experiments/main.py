@@ -67,6 +67,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
             json.dump(result.values, result_to, indent=1, allow_nan=False)
             print(file=result_to)
         else:
+            print(f"to read: {folder / workdir.PAGE}", file=result_to)
             print(folder / "result.json", file=result_to)
 
 
