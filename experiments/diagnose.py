@@ -64,7 +64,7 @@ def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, re
         values["environment"]["seconds"]["load"] += seconds
         values = {"config": plain({"command": "diagnose", **given}), **values}
         diagnosis_console.show(values, file=sys.stderr if flags.json else result_to)
-        write(folder, flags, values, result_to)
+        write(folder, flags, given, values, result_to)
 
 
 @contextlib.contextmanager
@@ -79,24 +79,32 @@ def progress() -> Iterator[Any]:
         yield watch
 
 
-def write(folder: Workdir, flags: RunFlags, values: dict[str, Any], result_to: TextIO) -> None:
-    """Figures, and `result.json` last; what was there goes when all that replaces it is made."""
+def write(
+    folder: Workdir, flags: RunFlags, given: dict[str, Any], values: dict[str, Any], result_to: TextIO
+) -> None:
+    """Figures, the page, and `result.json` last; what was there goes when all that replaces it is made."""
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
+    from seqjax.report.page import FIGURES as ON_PAGE
+    from seqjax.report.page import page
 
     drawn = diagnosis_figures.draw(values)
     if "model" in values:  # what a run has, a diagnosed model has too, as far as it is known
         of_model = {key: values[key] for key in OF_MODEL if key in values}
         drawn |= {OF_MODEL_NAMES.get(name, name): figure for name, figure in figures.draw(of_model).items()}
     pictures = {name: figures.png(figure) for name, figure in drawn.items()}
+    on_page = {name: figures.svg(figure).decode() for name, figure in drawn.items() if name in ON_PAGE}
+    whole = page(values, flags.repeat_line("experiments.diagnose", given), on_page)
     folder.clear()
     workdir.write_json(folder / "config.json", values["config"])
     for name, picture in pictures.items():
         workdir.write_whole(folder / f"{name}.png", picture)
+    workdir.write_whole(folder / workdir.PAGE, whole.encode())
     workdir.write_json(folder / "result.json", values)
     if flags.json:
         json.dump(values, result_to, indent=1, allow_nan=False)
         print(file=result_to)
     else:
+        print(f"to read: {folder / workdir.PAGE}", file=result_to)
         print(folder / "result.json", file=result_to)
 
 

@@ -204,15 +204,48 @@ class RunFlags:
 
     def resume_line(self, command: str, folder: Path) -> str:
         """The command line that goes on with what was stopped in `folder`."""
-        words = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("workdir", "overwrite", "resume", "forecast_only"):
-                continue
-            if value != RUN_DEFAULTS.get(field.name):
-                switch = {True: f"--{field.name}", False: f"--no{field.name}"}
-                words.append(switch.get(value, f"--{field.name}={shlex.quote(str(value))}"))
-        return " ".join(["python -m", command, *words, f"--resume --workdir={shlex.quote(str(folder))}"])
+        not_again = ("workdir", "overwrite", "resume", "forecast_only")
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name not in not_again}
+        return command_line(command, given | {"resume": True, "workdir": str(folder)})
+
+    def repeat_line(self, command: str, settings: dict[str, Any]) -> str:
+        """The command line that does the same anew in a fresh folder: `settings`, and which part is done."""
+        names = ("mesh", "forecast_only", "save_predictions")
+        return command_line(command, settings | {name: getattr(self, name) for name in names})
+
+
+def command_line(command: str, values: dict[str, Any]) -> str:
+    """A command with a flag for each value that is no default of `RUN_DEFAULTS`."""
+    words = []
+    for name, value in values.items():
+        if value != RUN_DEFAULTS.get(name):
+            switch = {"true": f"--{name}", "false": f"--no{name}"}
+            text = _text(value)
+            words.append(switch[text] if isinstance(value, bool) else f"--{name}={text}")
+    return shlex.join(["python", "-m", command, *words])
+
+
+def _text(value: Any) -> str:
+    """A value as a flag takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that are no defaults."""
+    fields = dataclasses.fields(config)
+    return {field.name: value for field in fields if (value := getattr(config, field.name)) != field.default}
+
+
+def settings_of_grid(grid: dict[str, list[Any]]) -> dict[str, str]:
+    """The same of a sweep, all values of a setting as one text."""
+    kinds = {name: kind for rows in EXPERIMENT.values() for name, kind, _ in rows}
+    return {
+        field.name: (";" if kinds[field.name] is _numbers else ",").join(map(_text, grid[field.name]))
+        for field in dataclasses.fields(Config)
+        if grid[field.name] != [_plain(field.default)]
+    }
 
 
 def main_flags(argv: list[str]) -> tuple[Config, RunFlags]:

@@ -12,7 +12,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from experiments import command, workdir
-from experiments.flags import RunFlags, main_flags
+from experiments.flags import RunFlags, main_flags, settings_of
 from experiments.workdir import Workdir
 from seqjax import devices, experiment
 from seqjax.checkpoints import Checkpoints
@@ -67,6 +67,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
             json.dump(result.values, result_to, indent=1, allow_nan=False)
             print(file=result_to)
         else:
+            print(f"to read: {folder / workdir.PAGE}", file=result_to)
             print(folder / "result.json", file=result_to)
 
 
@@ -85,6 +86,7 @@ def run(
 def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
     """Everything that is left in the workdir at the end, `result.json` last."""
     from seqjax.report import figures  # brings matplotlib, which takes a while
+    from seqjax.report.page import page
 
     if result.params is not None:
         params = {"/".join(path): leaf for path, leaf in flatten_dict(result.params).items()}
@@ -95,6 +97,8 @@ def write(folder: Workdir, flags: RunFlags, result: Result) -> None:
         workdir.write_npz(folder / "predictions.npz", arrays)
     for name, figure in figures.draw(result.values).items():
         workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    line = flags.repeat_line("experiments.main", settings_of(result.config))
+    workdir.write_whole(folder / workdir.PAGE, page(result.values, line).encode())
     workdir.write_json(folder / "result.json", result.values)
 
 

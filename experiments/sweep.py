@@ -20,13 +20,14 @@ import jax
 import numpy as np
 
 from experiments import command, workdir
-from experiments.flags import RunFlags, sweep_flags
+from experiments.flags import RunFlags, settings_of_grid, sweep_flags
 from experiments.workdir import Workdir
 from seqjax import devices, experiment
 from seqjax.checkpoints import CheckpointError, Checkpoints
 from seqjax.config import Config, ConfigError
 from seqjax.experiment import NotFiniteError, Saving, StoppedError
 from seqjax.report import figures, sweep_figure
+from seqjax.report.page import page
 from seqjax.report.sweep_console import SweepReport
 
 # Flags whose values are names in a table, which `experiment.check` knows.
@@ -191,13 +192,18 @@ def write(
     """Pictures and `result.json`, whose content or path ends the output."""
     seconds = {"cells": float(sum(record["seconds"] for record in records))}
     result = {"config": grid, "environment": experiment.environment(seconds), "cells": records}
-    for name, figure in sweep_figure.draw(result).items():
+    drawn = sweep_figure.draw(result)
+    for name, figure in drawn.items():
         workdir.write_whole(folder / f"{name}.png", figures.png(figure))
+    line = flags.repeat_line("experiments.sweep", settings_of_grid(grid))
+    whole = page(result, line, {name: figures.svg(figure).decode() for name, figure in drawn.items()})
+    workdir.write_whole(folder / workdir.PAGE, whole.encode())
     workdir.write_json(folder / "result.json", result)
     if flags.json:
         json.dump(result, result_to, indent=1, allow_nan=False)
         print(file=result_to)
     else:
+        print(f"to read: {folder / workdir.PAGE}", file=result_to)
         print(folder / "result.json", file=result_to)
 
 

@@ -16,11 +16,13 @@ import numpy as np
 
 from seqjax.config import ConfigError
 
+PAGE = "report.html"
 # What a run writes; --overwrite removes these and leaves everything else alone.
 FILES = (
     "config.json",
     "metrics.jsonl",
     "result.json",
+    PAGE,
     "params.npz",
     "predictions.npz",
     "dependence.png",

@@ -9,7 +9,13 @@ ROOT = Path(__file__).parents[1]
 
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
-    ["experiments", "seqjax.report", "experiments.presets", "experiments.example_fit"],  # nothing of the kit
+    [
+        "experiments",
+        "seqjax.report",
+        "seqjax.report.markup",
+        "experiments.presets",
+        "experiments.example_fit",
+    ],  # nothing of the kit
     [
         "seqjax.config",
         "seqjax.batch",
@@ -46,6 +52,8 @@ LAYERS = [
     ["seqjax.report.console"],
     ["seqjax.report.sweep_console", "seqjax.report.diagnosis_console"],
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
+    ["seqjax.report.page_run", "seqjax.report.page_matrices", "seqjax.report.page_diagnosis"],
+    ["seqjax.report.page"],
     ["experiments.flags", "experiments.workdir"],
     ["experiments.command"],
     [

@@ -207,7 +207,7 @@ def test_the_result_holds_the_grid_the_environment_and_the_cells(swept):
     assert result["cells"] == lines(folder)
     assert result["environment"]["seconds"]["cells"] == sum(cell["seconds"] for cell in result["cells"])
     files = {path.name for path in folder.iterdir()} - {".lock"}
-    assert files == {"config.json", "sweep.jsonl", "result.json", "sweep.png", "loss_by_length.png"}
+    assert files == {"config.json", "sweep.jsonl", "result.json", "report.html", "sweep.png", "loss_by_length.png"}
     assert files <= set(workdir.FILES)
 
 

@@ -185,7 +185,7 @@ def _needs_in_words(known: dict[tuple[int, int], bool], one_label: bool) -> str:
     ]
     if one_label:  # its own step is no more than another
         shapes = [shape for shape in shapes if shape[0] == "all steps"]
-    shapes.append((_steps(columns), lambda t, s: s in columns))
+    shapes.append((steps_in_words(columns), lambda t, s: s in columns))
     for words, is_needed in shapes:
         if all(is_needed(*pair) == it_is for pair, it_is in known.items()):
             return f"{who} {words}"
@@ -195,7 +195,8 @@ def _needs_in_words(known: dict[tuple[int, int], bool], one_label: bool) -> str:
         groups.setdefault(tuple(s for of, s in needed if of == t), []).append(t)
     if len(groups) <= MAX_GROUPS:
         return "; ".join(
-            f"{_steps(group, 'label')} need{'s' * (len(group) == 1)} {_steps(steps) if steps else 'no step'}"
+            f"{steps_in_words(group, 'label')} need{'s' * (len(group) == 1)} "
+            f"{steps_in_words(steps) if steps else 'no step'}"
             for steps, group in groups.items()
         )
     where = {"their own step": 0 in back, "earlier steps": far > 0, "later steps": near < 0}
@@ -204,7 +205,7 @@ def _needs_in_words(known: dict[tuple[int, int], bool], one_label: bool) -> str:
     told = f"{', '.join(others)} and {last}" if others else last
     count = len({t for t, _ in needed})
     return f"{_count(count, 'label')} of {len({t for t, _ in known}):,} need {told}" + (
-        f" (label {group[0]}, for one, {_steps(example)})"
+        f" (label {group[0]}, for one, {steps_in_words(example)})"
     )
 
 
@@ -214,7 +215,7 @@ def _apart(back: int) -> str:
     return f"the step {side} its own" if abs(back) == 1 else f"the step {abs(back)} {side} its own"
 
 
-def _steps(numbers: Iterable[int], what: str = "step") -> str:
+def steps_in_words(numbers: Iterable[int], what: str = "step") -> str:
     """Numbers as ranges: "steps 0, 2 to 5 and 9"."""
     runs: list[list[int]] = []
     for n in sorted(numbers):

@@ -29,7 +29,7 @@ class SweepReport:
     def __init__(self, cells: list[Settings], records: list[Record], file: IO[str]):
         self.cells = cells
         self.console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
-        self.rows = [_row(record) for record in records]
+        self.rows = [row_of(record) for record in records]
         self.running: dict[str, Any] = {}  # the cell in hand, as far as it is known
         self.live = Live(console=self.console, get_renderable=self._table, transient=True)
         if records:
@@ -60,7 +60,7 @@ class SweepReport:
     def ended(self, number: int, record: Record) -> None:
         """Take the record of a cell that has ended."""
         self.running = {}
-        self.rows.append(_row(record))
+        self.rows.append(row_of(record))
         if not self.console.is_terminal:
             row = self.rows[-1]
             parts = [f"{name}={row[name]}" for name in self.cells[number]]
@@ -69,7 +69,7 @@ class SweepReport:
 
     def _table(self, whole: bool = False) -> Table:
         """The cells that have ended and the one in hand; not whole: the last ones, as many as the screen holds."""
-        rows = [*self.rows, _row(self.running)] if self.running else self.rows
+        rows = [*self.rows, row_of(self.running)] if self.running else self.rows
         if not whole:
             rows = rows[-max(self.console.height - 6, 1) :]
         columns = [*self.cells[0], *COLUMNS]
@@ -96,7 +96,7 @@ class SweepReport:
         return table
 
 
-def _row(record: Record) -> dict[str, str]:
+def row_of(record: Record) -> dict[str, str]:
     """The cells of a row of the table, by column."""
     row = {name: setting_text(value) for name, value in record["settings"].items()}
     if (forecast := record.get("forecast", {})).get("kind"):
