@@ -24,7 +24,6 @@ from seqjax.report.console import RunReport
 def main(argv: list[str]) -> None:
     """Run the experiment that the flags describe; see `command` for how it ends."""
     config, flags = main_flags(argv)
-    experiment.check(config)
     cache = command.cache_folder(flags)
     with command.results_alone(flags.several_processes) as result_to:
         run_and_write(config, flags, cache, result_to)
@@ -34,6 +33,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
     """Run the experiment; in process 0, show it and write what is left of it."""
     if flags.several_processes:
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
+    experiment.check(config)  # not before: a model of somebody's own is tried, and uses the devices
     devices.make_mesh(config.num_replicates, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()
     if jax.process_index() > 0:  # process 0 alone writes, and shows
@@ -41,7 +41,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
         run(config, flags, None, lambda what, value: None, stop)
         return
 
-    name = f"{config.model}-{config.labels}-T{config.seq_len}"
+    name = f"{config.model}-{config.labels}-T{config.seq_len}".replace(":", ".")
     with workdir.open_workdir(flags.workdir, name, overwrite=flags.overwrite, resume=flags.resume) as folder:
         command.use_compilation_cache(cache)
         if not flags.resume:

@@ -30,7 +30,7 @@ from seqjax.report import figures, sweep_figure
 from seqjax.report.sweep_console import SweepReport
 
 # Flags whose values are names in a table, which `experiment.check` knows.
-NAMES = ("labels", "model", "activation", "optimizer", "schedule")
+NAMES = ("task", "labels", "model", "activation", "optimizer", "schedule")
 
 Settings = dict[str, Any]  # of one cell: every setting of Config, plain JSON values
 Record = dict[str, Any]  # what is known of a cell at its end: a line of sweep.jsonl
@@ -40,7 +40,6 @@ def main(argv: list[str]) -> None:
     """Run every cell of the grid that the flags describe; see `command` for how it ends."""
     grid, flags = sweep_flags(argv)
     cells = cells_of(grid)
-    check(grid, cells)
     cache = command.cache_folder(flags)
     with command.results_alone(flags.several_processes) as result_to:
         run_and_write(grid, cells, flags, cache, result_to)
@@ -52,6 +51,7 @@ def run_and_write(
     """Run the cells; in process 0, show them and write what is left of them."""
     if flags.several_processes:
         devices.join_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
+    check(grid, cells)
     devices.make_mesh(1, flags.mesh)  # a mesh that does not fit is bad input too
     stop = command.StopSignals()
     if jax.process_index() > 0:  # process 0 alone writes, and shows

@@ -17,7 +17,7 @@ from experiments import command
 from experiments.flags import table_flags
 from seqjax import experiment, models, results
 from seqjax.config import Config, ConfigError
-from seqjax.forecast import MAX_STEPS, ForecastRefused, look_ahead_of
+from seqjax.forecasts import MAX_STEPS, ForecastRefused, look_ahead_of
 
 # What a predictor may use, and the model whose best loss that is.
 COLUMNS: dict[str, dict[str, Any]] = {

@@ -93,6 +93,7 @@ def second_replicate(config: Config):
 BASE = parsed()
 # Per flag: the command lines, and what must hold for their Configs and is false of the default.
 EFFECTS = {
+    "task": (["--task=own_parts:tokens"], lambda c: bool((data(c).inputs.sum(-1) == 1).all())),
     "seq_len": (["--seq_len=5"], lambda c: data(c).labels.shape[1] == 5),
     "num_features": (["--num_features=7"], lambda c: data(c).inputs.shape[2] == 7),
     "threshold": (["--threshold=2"], lambda c: np.array_equal(data(c).labels[:, -1], events(c, 2)[:, -1])),

@@ -20,11 +20,13 @@ LAYERS = [
         "seqjax.checkpoints",
         "seqjax.report.figures",
     ],
-    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
-    ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
-    ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts", "seqjax.adapters"],
+    ["seqjax.user_code", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
+    ["seqjax.tasks", "seqjax.outputs", "seqjax.frameworks"],
+    ["seqjax.adapters", "seqjax.label_dependence", "seqjax.data_facts"],
+    ["seqjax.own_model"],
+    ["seqjax.models"],
     ["seqjax.bayes"],
-    ["seqjax.forecast", "seqjax.curves"],
+    ["seqjax.forecasts", "seqjax.curves"],
     ["seqjax.training"],
     ["seqjax.results"],
     ["seqjax.loss_budget"],
@@ -59,7 +61,7 @@ LAYERS = [
 LAYER_OF = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
 # A forecast needs no training.
-NEVER_TRAIN = ["seqjax.bayes", "seqjax.label_dependence", "seqjax.receptive_field", "seqjax.forecast"]
+NEVER_TRAIN = ["seqjax.bayes", "seqjax.label_dependence", "seqjax.receptive_field", "seqjax.forecasts"]
 PLAIN_TYPES = {"seqjax", "seqjax.config", "seqjax.batch"}  # all that a report may import
 
 
