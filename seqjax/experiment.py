@@ -1,6 +1,6 @@
 """Experiments as functions: a Config in, a Result out, no files but checkpoints where asked for.
 
-Imports everything of the library but `report`.
+Imports everything of the library that a run needs; of `report`, only to be shown in a notebook.
 """
 
 import dataclasses
@@ -49,8 +49,25 @@ class StoppedError(RuntimeError):
     """The run was asked to stop, did so after an epoch, and saved its state where it could."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+class Shown:
+    """What shows itself at a prompt and in a notebook: `shown` has keys of `result.json`."""
+
+    values: Any
+
+    def shown(self) -> dict[str, Any]:
+        return self.values
+
+    def __repr__(self) -> str:
+        return results.in_words(self.shown())
+
+    def _repr_html_(self) -> str:
+        from seqjax.report import notebook
+
+        return notebook.html(self.shown(), results.facts(self.shown()))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result(Shown):
     """What an experiment gave.
 
     values: the content of `result.json`, plain JSON values.
