@@ -100,5 +100,10 @@ def write(folder: Workdir, flags: RunFlags, values: dict[str, Any], result_to: T
         print(folder / "result.json", file=result_to)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command, as it is installed."""
     command.run_command(main, __doc__)
+
+
+if __name__ == "__main__":
+    console()

@@ -95,6 +95,8 @@ RUN = {
         ("forecast_only", bool, "Say what the loss can reach, and stop before training."),
         ("save_predictions", bool, "Write predictions.npz: of the validation sequences, the probabilities, "
                                    "labels and mask."),
+        ("tensorboard", bool, "Write curves, floors, figures and settings for TensorBoard into the workdir (needs "
+                              "tensorboardX)."),
         ("json", bool, "Print the content of result.json on stdout and nothing else."),
         ("resume", bool, "Go on with the run that the workdir holds; what is not given is taken from it."),
         ("checkpoint_every", int, "Epochs between checkpoints. Default: every 15 seconds, and when stopped."),
@@ -169,6 +171,7 @@ RUN_DEFAULTS = {
     "resume": False,
     "distributed": False,
     "save_predictions": False,
+    "tensorboard": False,
     "json": False,
     "compilation_cache": True,
 }
@@ -190,6 +193,7 @@ class RunFlags:
     overwrite: bool
     forecast_only: bool
     save_predictions: bool
+    tensorboard: bool
     json: bool
     resume: bool
     checkpoint_every: int | None
@@ -274,7 +278,7 @@ def sweep_flags(argv: list[str]) -> tuple[dict[str, list[Any]], RunFlags]:
 
     Raises as `main_flags` does.
     """
-    of_one_run = ("forecast_only", "save_predictions")
+    of_one_run = ("forecast_only", "save_predictions", "tensorboard")
     rows = {section: [row for row in rows if row[0] not in of_one_run] for section, rows in RUN.items()}
     settings = {field.name: field.default for field in dataclasses.fields(Config)}
     given = parse(argv, EXPERIMENT | rows, settings | RUN_DEFAULTS, several=set(settings))
@@ -380,7 +384,7 @@ def _check_run(given: dict[str, Any]) -> None:
     if every is not None and every < 1:
         raise UsageError(f"checkpoint_every={every}: expected a whole number of at least 1")
     if given.get("forecast_only"):
-        for name in ("save_predictions", "checkpoint_every"):
+        for name in ("save_predictions", "tensorboard", "checkpoint_every"):
             if given.get(name):
                 raise UsageError(f"{name}={given[name]}: --forecast_only stops before there is anything to save")
     if (address := given.get("coordinator_address")) is not None:

@@ -122,5 +122,10 @@ def write(folder: Workdir, flags: RunFlags, grid: Grid, records: list[Record], r
         print(folder / "result.json", file=result_to)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command, as it is installed."""
     command.run_command(main, __doc__)
+
+
+if __name__ == "__main__":
+    console()

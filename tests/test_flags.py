@@ -233,6 +233,14 @@ def effect_of_save_predictions(command):
         np.testing.assert_array_equal(found["labels"], tiny.run().predictions["labels"][0])
 
 
+def effect_of_tensorboard(command):
+    pytest.importorskip("tensorboardX")
+    command("--workdir=w")
+    assert not (command.home / "w/tensorboard").exists()
+    command("--workdir=v", "--tensorboard")
+    assert list((command.home / "v/tensorboard").rglob("events.out.tfevents.*"))
+
+
 def effect_of_json(command):
     ended = command("--json")
     assert json.loads(ended.stdout) == tiny.run().values
@@ -301,6 +309,7 @@ RUN_EFFECTS = {
     "overwrite": effect_of_overwrite,
     "forecast_only": effect_of_forecast_only,
     "save_predictions": effect_of_save_predictions,
+    "tensorboard": effect_of_tensorboard,
     "json": effect_of_json,
     "resume": effect_of_resume,
     "checkpoint_every": effect_of_checkpoint_every,

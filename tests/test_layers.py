@@ -48,7 +48,7 @@ LAYERS = [
     ["seqjax.report.console", "seqjax.report.notebook"],
     ["seqjax.report.sweep_console", "seqjax.report.diagnosis_console"],
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
-    ["experiments.flags", "experiments.workdir"],
+    ["experiments.flags", "experiments.workdir", "experiments.tensorboard"],
     ["experiments.command"],
     [
         "experiments.main",
