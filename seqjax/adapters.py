@@ -77,7 +77,7 @@ class Trainable(NamedTuple):
     params: Any | None = None
     apply_training: Callable[[Any, Any, Any], Any] | None = None
     trained: bool | None = None
-    settled: Callable[[Any, Any], "Trainable"] | None = None
+    settled: Callable[[Any, Any], Any] | None = None
 
 
 def as_predict(obj: Any, flag: str = "--predict", *, tokens: bool = False) -> Callable[[np.ndarray], np.ndarray]:
