@@ -164,7 +164,8 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
         if final.get("val_accuracy") is not None:
             found["outcome"] += f", accuracy {final['val_accuracy']:.3f}"
     if verdict := values.get("verdict"):
-        found["verdict"] = f"{verdict['cause']}. {verdict['text']}"
+        text = verdict["text"]  # which may begin with the cause itself
+        found["verdict"] = text if text.lower().startswith(verdict["cause"]) else f"{verdict['cause']}. {text}"
     return found
 
 

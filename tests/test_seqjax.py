@@ -52,7 +52,7 @@ def test_a_run_shows_itself_in_words():
     assert repr(result).splitlines()[0] == "question: dense on own_step, seq_len=2"
     assert re.search(r"^forecast: \d\.\d{4} nats per step; guessing 0\.\d{4}$", repr(result), re.MULTILINE)
     assert f"outcome: validation loss {final['val_loss']:.4f} ± " in repr(result)
-    assert f"verdict: {result.values['verdict']['cause']}. " in repr(result)
+    assert f"verdict: {result.values['verdict']['cause']}" in repr(result)
 
 
 def test_a_forecast_shows_no_outcome():
