@@ -69,12 +69,17 @@ def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, re
 
 @contextlib.contextmanager
 def progress() -> Iterator[Any]:
-    """A line on stderr that says what is being done; nothing where stderr is no terminal."""
-    console = Console(file=sys.stderr)
+    """On stderr, what is being done: on a terminal a line that changes, elsewhere a line for each stage."""
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    stages = []
     with console.status("looking at the arrays") as status:
 
         def watch(what: str, value: Any) -> None:
-            status.update(DOING.get(what, what).format_map(value if isinstance(value, dict) else {}))
+            text = DOING.get(what, what).format_map(value if isinstance(value, dict) else {})
+            status.update(text)
+            if not console.is_terminal and what not in stages:
+                console.print(text)
+            stages.append(what)
 
         yield watch
 
@@ -108,5 +113,10 @@ def write(
         print(folder / "result.json", file=result_to)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command, as it is installed."""
     command.run_process(main, __doc__)
+
+
+if __name__ == "__main__":
+    console()

@@ -18,8 +18,9 @@ from seqjax.arrays import INPUTS, LABELS_PER
 from seqjax.config import READOUTS, VARY, Config, ConfigError, unknown_name
 from seqjax.models import ACTIVATIONS, MODELS
 from seqjax.observed import RUNGS
-from seqjax.tasks import LABEL_RULES
+from seqjax.tasks import LABEL_RULES, TASKS
 from seqjax.training import OPTIMIZERS, SCHEDULES
+from seqjax.user_code import is_own
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -37,18 +38,21 @@ _numbers.expected = "whole numbers separated by commas, such as 10,32"  # pyrigh
 # A section, then (name, type, unit and meaning); the default is Config's.
 EXPERIMENT = {
     "The data": [
+        ("task", str, f"Task, how inputs are drawn: {', '.join(TASKS)}, or MODULE:FUNCTION of your own, "
+                      "task(config, rule)."),
         ("seq_len", int, "Steps per sequence, T."),
         ("num_features", int, "Features (random bits) per step, F."),
         ("threshold", int, "A step's event is: more than this many of its bits are set. "
                            "Default: half of num_features."),
-        ("labels", str, f"Label rule: {', '.join(LABEL_RULES)}."),
+        ("labels", str, f"Label rule: {', '.join(LABEL_RULES)}, or MODULE:FUNCTION of your own, of events "
+                        "[..., T]."),
         ("label_noise", float, "Probability, 0 to 0.5, with which each label is flipped."),
         ("num_samples", int, "Sequences, training and validation together."),
         ("val_fraction", float, "Share of the sequences, the last ones, that validate."),
         ("seed", int, "Seed of everything random; the same seed gives the same bits on one backend."),
     ],
     "The model": [
-        ("model", str, f"Model: {', '.join(MODELS)}."),
+        ("model", str, f"Model: {', '.join(MODELS)}, or MODULE:FUNCTION of your own (Flax, Equinox, Keras, ...)."),
         ("hidden_sizes", _numbers, "Width of each hidden layer, separated by commas. Default: " + "; ".join(
             f"{name} {','.join(map(str, kind.hidden_sizes))}" for name, kind in MODELS.items()) + "."),
         ("activation", str, f"Activation of dense (default none) and causal_conv (default relu): "
@@ -91,6 +95,8 @@ RUN = {
         ("forecast_only", bool, "Say what the loss can reach, and stop before training."),
         ("save_predictions", bool, "Write predictions.npz: of the validation sequences, the probabilities, "
                                    "labels and mask."),
+        ("tensorboard", bool, "Write curves, floors, figures and settings for TensorBoard into the workdir (needs "
+                              "tensorboardX)."),
         ("json", bool, "Print the content of result.json on stdout and nothing else."),
         ("resume", bool, "Go on with the run that the workdir holds; what is not given is taken from it."),
         ("checkpoint_every", int, "Epochs between checkpoints. Default: every 15 seconds, and when stopped."),
@@ -165,6 +171,7 @@ RUN_DEFAULTS = {
     "resume": False,
     "distributed": False,
     "save_predictions": False,
+    "tensorboard": False,
     "json": False,
     "compilation_cache": True,
 }
@@ -186,6 +193,7 @@ class RunFlags:
     overwrite: bool
     forecast_only: bool
     save_predictions: bool
+    tensorboard: bool
     json: bool
     resume: bool
     checkpoint_every: int | None
@@ -303,7 +311,7 @@ def sweep_flags(argv: list[str]) -> tuple[dict[str, list[Any]], RunFlags]:
 
     Raises as `main_flags` does.
     """
-    of_one_run = ("forecast_only", "save_predictions")
+    of_one_run = ("forecast_only", "save_predictions", "tensorboard")
     rows = {section: [row for row in rows if row[0] not in of_one_run] for section, rows in RUN.items()}
     settings = {field.name: field.default for field in dataclasses.fields(Config)}
     given = parse(argv, EXPERIMENT | rows, settings | RUN_DEFAULTS, several=set(settings))
@@ -324,7 +332,7 @@ def table_flags(argv: list[str]) -> tuple[list[Config], dict[str, Any]]:
 
     Raises as `main_flags` does.
     """
-    names = ("seq_len", "labels", "num_features", "threshold", "label_noise", "readout", "seed")
+    names = ("task", "seq_len", "labels", "num_features", "threshold", "label_noise", "readout", "seed")
     rows = [row for rows in EXPERIMENT.values() for row in rows if row[0] in names]
     sections = {"The questions": rows, "The table": TABLE}
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -334,7 +342,7 @@ def table_flags(argv: list[str]) -> tuple[list[Config], dict[str, Any]]:
     flags = {name: given.pop(name, False) for name, _, _ in TABLE}
     configs: list[Config] = []
     for labels in given.pop("labels"):
-        if labels not in LABEL_RULES:
+        if labels not in LABEL_RULES and not is_own(labels):
             raise unknown_name("label rule", labels, LABEL_RULES)
         rows = [given | {"labels": labels, "seq_len": seq_len} for seq_len in given["seq_len"]]
         configs += [Config(**row, num_samples=2, val_fraction=0.5) for row in rows]  # none are drawn
@@ -409,7 +417,7 @@ def _check_run(given: dict[str, Any]) -> None:
     if every is not None and every < 1:
         raise UsageError(f"checkpoint_every={every}: expected a whole number of at least 1")
     if given.get("forecast_only"):
-        for name in ("save_predictions", "checkpoint_every"):
+        for name in ("save_predictions", "tensorboard", "checkpoint_every"):
             if given.get(name):
                 raise UsageError(f"{name}={given[name]}: --forecast_only stops before there is anything to save")
     if (address := given.get("coordinator_address")) is not None:

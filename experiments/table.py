@@ -11,13 +11,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from experiments import command
 from experiments.flags import table_flags
 from seqjax import experiment, models, results
 from seqjax.config import Config, ConfigError
-from seqjax.forecast import MAX_STEPS, ForecastRefused, look_ahead_of
+from seqjax.forecasts import MAX_STEPS, ForecastRefused, look_ahead_of
 
 # What a predictor may use, and the model whose best loss that is.
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -51,7 +52,9 @@ def main(argv: list[str]) -> None:
         experiment.check(config)
     columns = {name: {"model": name} for name in models.MODELS} if flags["every_model"] else COLUMNS
     started = time.perf_counter()
-    rows = [row(config, columns) for config in configs]
+    shown = Console(file=sys.stderr)
+    waiting = track(configs, "forecasts", console=shown, transient=True, disable=not shown.is_terminal)
+    rows = [row(config, columns) for config in waiting]
     seconds = time.perf_counter() - started
     if flags["json"]:
         json.dump(results.plain(rows), sys.stdout, indent=1, allow_nan=False)

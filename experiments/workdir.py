@@ -36,7 +36,7 @@ FILES = (
     "sweep.png",
     "loss_by_length.png",
 )
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 
 class Workdir:
@@ -66,7 +66,8 @@ class Workdir:
         """Remove what a run has written, and nothing else."""
         for file in FILES:
             (self.folder / file).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        for folder in (CHECKPOINTS, TENSORBOARD):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def forget_epochs(self, group: int, done: int) -> None:
         """Drop the lines of metrics.jsonl that tell of what comes after epoch `done` of a group.

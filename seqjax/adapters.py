@@ -77,7 +77,7 @@ class Trainable(NamedTuple):
     params: Any | None = None
     apply_training: Callable[[Any, Any, Any], Any] | None = None
     trained: bool | None = None
-    settled: Callable[[Any, Any], "Trainable"] | None = None
+    settled: Callable[[Any, Any], Any] | None = None
 
 
 def as_predict(obj: Any, flag: str = "--predict", *, tokens: bool = False) -> Callable[[np.ndarray], np.ndarray]:
@@ -165,7 +165,7 @@ def _signature(function: Any) -> str:
     return f"{_name(function)}({', '.join(parameters_of(function))})"
 
 
-def _is_key(name: str) -> bool:
+def is_key(name: str) -> bool:
     return name in (*KEYS, "rngs") or name.lower().endswith("key")
 
 
@@ -183,8 +183,8 @@ def _from_factory(obj: Any, flag: str) -> _Product:
         return _Product(obj)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = {name: p for name, p in parameters_of(obj).items() if p.kind not in rest}
-    needed = [name for name, p in parameters.items() if p.default is p.empty or _is_key(name)]
-    others = [name for name in needed if not _is_key(name)]
+    needed = [name for name, p in parameters.items() if p.default is p.empty or is_key(name)]
+    others = [name for name in needed if not is_key(name)]
     if is_class and others:
         raise ConfigError(
             f"{flag}: {_name(obj)} is a class that needs {', '.join(others)}: expected an object of it, or a "

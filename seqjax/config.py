@@ -33,6 +33,7 @@ class Config:
     """
 
     # The data.
+    task: str = "bits"
     seq_len: int = 2
     num_features: int = 100
     threshold: int | None = None
@@ -69,7 +70,7 @@ class Config:
     eval_seq_len: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("labels", "model", "activation", "optimizer", "schedule", "readout", "vary"):
+        for name in ("task", "labels", "model", "activation", "optimizer", "schedule", "readout", "vary"):
             if not isinstance(getattr(self, name), str | None):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a name")
         for name in ("step_position", "fresh_data", "remat"):

@@ -23,7 +23,7 @@ from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.diagnosis import nats
 from seqjax.evaluated import ratio
-from seqjax.experiment import environment
+from seqjax.experiment import Shown, environment
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, once
 from seqjax.ladder import RUNGS, Ladder, Rung
 from seqjax.model_diagnosis import UNTRAINED, Looked
@@ -31,6 +31,15 @@ from seqjax.probes import Sight
 from seqjax.results import plain
 
 Watch = Callable[[str, Any], None]
+
+
+class Diagnosis(Shown, dict):
+    """The dict of a diagnosis, which shows itself at a prompt and in a notebook."""
+
+    def shown(self) -> dict[str, Any]:
+        return self
+
+
 VALIDATION_SEQUENCES = 2_000
 LEAST_CONTROL = 64  # sequences: with fewer a standard error of accuracy is above 0.06
 

@@ -1,6 +1,6 @@
 """What it means: the cause in words, and the changes that would help, each with its loss.
 
-Imports `config`, `findings`, `models`, `forecast` and `loss_budget`.
+Imports `config`, `findings`, `models`, `forecasts` and `loss_budget`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 from seqjax import models
 from seqjax.config import Config, ConfigError
 from seqjax.findings import SIGMAS, WORTH_IT
-from seqjax.forecast import ForecastRefused, Outlook, look_ahead_of
+from seqjax.forecasts import ForecastRefused, Outlook, look_ahead_of
 from seqjax.loss_budget import Budget, known_terms
 
 
@@ -231,7 +231,8 @@ def candidates(config: Config) -> list[Change]:
     sees, trains = ("unseen_steps", *knows), ("optimisation", "cannot_tell")
     # Settings that another model does not have, or should not inherit.
     other = {name: None for name in (*models.OPTIONS, "hidden_sizes") if getattr(config, name) is not None}
-    wider = tuple(2 * size for size in models.settings(config)["hidden_sizes"])
+    # A model of somebody's own may have no widths to give.
+    wider = [{"hidden_sizes": tuple(2 * n for n in sizes)}] if (sizes := _widths(config)) else []
     return [
         Change({"activation": "relu"}, 1, knows),
         Change({"step_position": True}, 1, knows),
@@ -243,9 +244,13 @@ def candidates(config: Config) -> list[Change]:
         Change({"model": "bidirectional_gru"} | other, 4, sees),
         Change({"num_epochs": 4 * config.num_epochs}, 1, trains),
         Change({"learning_rate": config.learning_rate / 4}, 1, trains),
-        Change({"hidden_sizes": wider}, 2, trains),
+        *(Change(widths, 2, trains) for widths in wider),
         Change({"num_samples": 4 * config.num_samples}, 2, ("generalisation",)),
     ]
+
+
+def _widths(config: Config) -> tuple[int, ...]:
+    return models.settings(config).get("hidden_sizes", ())
 
 
 def remedies(config: Config, outlook: Outlook, measured: Measured | None) -> list[dict[str, Any]]:
@@ -270,7 +275,7 @@ def remedies(config: Config, outlook: Outlook, measured: Measured | None) -> lis
             if not causes & set(change.when) or changed in seen:
                 continue
             seen.add(changed)
-            after = look_ahead_of(changed).forecast
+            after = look_ahead_of(changed, outlook.view if changed.model == config.model else None).forecast
         except (ConfigError, ForecastRefused):
             continue
         in_training = not {"unseen_steps", "unknown_position"} & set(change.when)

@@ -1,6 +1,6 @@
 """Experiments as functions: a Config in, a Result out, no files but checkpoints where asked for.
 
-Imports everything of the library but `report`.
+Imports everything of the library that a run needs; of `report`, only to be shown in a notebook.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax import devices, diagnosis, forecast, models, results, tasks, training
+from seqjax import devices, diagnosis, forecasts, models, results, tasks, training
 from seqjax.checkpoints import Checkpoint, Checkpoints
 from seqjax.config import Config, ConfigError
-from seqjax.forecast import ForecastRefused, Outlook
+from seqjax.forecasts import ForecastRefused, Outlook
 from seqjax.loss_budget import loss_budget
 from seqjax.results import plain
+from seqjax.user_code import is_own
 
 # Called as the work goes on, with what has just become known: ("model", layers),
 # ("forecast", ...), ("refusal", why there is none), ("resumed", epochs done),
@@ -32,7 +33,10 @@ Watch = Callable[[str, Any], None]
 CHECKPOINT_SECONDS = 15.0  # between checkpoints, where their number of epochs is not given
 MEMORY_SHARE = 0.5  # of this machine's memory, for what a run keeps there
 # The settings, beside the length, that the shapes of the parameters and of the optimiser's state hang on.
-SHAPING = ("num_features", "model", *models.OPTIONS, "hidden_sizes", "step_position", "optimizer", "grad_clip")
+SHAPING = (
+    *("num_features", "task", "labels", "model", *models.OPTIONS),
+    *("hidden_sizes", "step_position", "optimizer", "grad_clip"),
+)
 BYTES_OF_OUTPUT = 32  # for each step that is evaluated: loss, label, mask, probabilities
 BYTES_OF_EPOCH = 200  # for each replicate: six numbers of the history
 
@@ -45,8 +49,25 @@ class StoppedError(RuntimeError):
     """The run was asked to stop, did so after an epoch, and saved its state where it could."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+class Shown:
+    """What shows itself at a prompt and in a notebook: `shown` has keys of `result.json`."""
+
+    values: Any
+
+    def shown(self) -> dict[str, Any]:
+        return self.values
+
+    def __repr__(self) -> str:
+        return results.in_words(self.shown())
+
+    def _repr_html_(self) -> str:
+        from seqjax.report import notebook
+
+        return notebook.html(self.shown(), results.facts(self.shown()))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result(Shown):
     """What an experiment gave.
 
     values: the content of `result.json`, plain JSON values.
@@ -99,6 +120,8 @@ def check(config: Config) -> None:
     )
     for length in config.eval_seq_len:
         other = dataclasses.replace(config, seq_len=length, eval_seq_len=(), batch_size=1)
+        if is_own(config.model) and _size_of_state(other) != (num_params, state):
+            raise ConfigError(f"eval_seq_len={length}: the parameters of model={config.model} hang on the length")
         kept = BYTES_OF_OUTPUT * length * min(config.num_val, training.LENGTH_SEQUENCES)
         inputs = 4 * length * config.num_features
         needed = inputs + kept + _bytes_of_outputs(other)
@@ -178,7 +201,7 @@ def run(
     seconds["train"] = time.perf_counter() - started
 
     if outlook is not None and outlook.field is not None:
-        trained_field = forecast.measure_trained(config, model, outlook, trained["params"])
+        trained_field = forecasts.measure_trained(config, model, outlook, trained["params"])
         known["influence"] = trained_field.influence
         known["receptive_field"] = known["receptive_field"] | trained_field.sees
     values = known | _account(config, outlook, trained["values"])
@@ -199,11 +222,11 @@ def _look_ahead(
 ) -> tuple[Outlook | None, dict[str, Any]]:
     """The outlook, None where it is refused, and the keys of `result.json` that it fills."""
     try:
-        outlook = forecast.look_ahead(config, task, model)
+        outlook = forecasts.look_ahead(config, task, model)
     except ForecastRefused as refusal:
         watch("refusal", str(refusal))
         return None, {"forecast": {"kind": None, "reason": str(refusal)}}
-    values = forecast.values_of(outlook.forecast)
+    values = forecasts.values_of(outlook.forecast)
     classes = outlook.view.position_classes
     watch("forecast", {"forecast": values, "sentence": diagnosis.outlook_sentence(config, outlook)})
     return outlook, {
@@ -250,7 +273,8 @@ def _bytes_of_data(config: Config) -> int:
 def _bytes_of_outputs(config: Config) -> int:
     """Memory of the model's widest array, float32, for as many sequences as it sees at once."""
     found, steps = models.settings(config), config.seq_len
-    width = max(*found["hidden_sizes"], config.step_position * steps, found.get("num_heads", 0) * steps)
+    widths = found.get("hidden_sizes", (1,))  # of a model of somebody's own one output at least
+    width = max(*widths, config.step_position * steps, found.get("num_heads", 0) * steps)
     if "kernel_size" in found:  # zeros before the first step, as far back as the last layer reaches
         steps += (found["kernel_size"] - 1) * 2 ** (len(found["hidden_sizes"]) - 1)
     evaluated = min(config.num_samples, max(1, training.EVAL_STEPS // config.seq_len))
@@ -261,7 +285,10 @@ def _size_of_state(config: Config) -> tuple[int, int]:
     """The number of parameters, and the bytes of them, their gradient and the optimiser's state."""
     # Only what the shapes hang on, so that a sweep looks at every model once.
     settings = {name: getattr(config, name) for name in SHAPING}
-    return _traced_size(Config(**settings, seq_len=config.seq_len if config.step_position else 1))
+    # The parameters of a model of somebody's own, and the classes of a rule, may hang on the length too.
+    own = any(map(is_own, (config.task, config.labels, config.model)))
+    of = Config(**settings, seq_len=config.seq_len if own or config.step_position else 1)
+    return _traced_size.__wrapped__(of) if own else _traced_size(of)  # a name may come to mean another object
 
 
 @functools.cache
@@ -394,7 +421,7 @@ def _length_values(config: Config, length: int, measured: dict[str, np.ndarray])
     """One entry of `lengths`: the trained model at another length, and the forecast for that length."""
     other = dataclasses.replace(config, seq_len=length, eval_seq_len=())
     try:
-        ahead = forecast.values_of(forecast.look_ahead_of(other).forecast)
+        ahead = forecasts.values_of(forecasts.look_ahead_of(other).forecast)
     except ForecastRefused as refusal:
         ahead = {"kind": None, "reason": str(refusal)}
     losses = measured["val_loss"]

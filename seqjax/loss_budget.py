@@ -1,6 +1,6 @@
 """Where the nats went: the final validation loss as a sum.  Imports `forecast`."""
 
-from seqjax.forecast import Forecast
+from seqjax.forecasts import Forecast
 
 # In the order in which they add up; all but the first can be avoided.
 TERMS = ("label_noise", "unseen_steps", "unknown_position", "model_family", "optimisation", "generalisation")

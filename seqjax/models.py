@@ -1,4 +1,5 @@
-"""The built-in models, in Flax Linen.  Imports `config` and `batch`.
+"""The models: the built-in ones, in Flax Linen, and by name those of somebody's own (`own_model`).  Imports
+`config`, `batch`, `own_model` and `user_code`.
 
 Everything else sees a `Model`: two pure functions.  All models map inputs
 `[B, T, F]` to logits `[B, T, C]`.
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax import narrow
+from seqjax import narrow, own_model
 from seqjax.batch import Array
 from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.user_code import is_own
 
 Params = Any
 
@@ -252,8 +254,11 @@ def settings(config: Config) -> dict[str, Any]:
     """The model's own settings, its defaults filled in: `hidden_sizes` and its options.
 
     Raises ConfigError for an unknown model or activation, for an option that this
-    model does not have, and for widths that it cannot be built with.
+    model does not have, and for widths that it cannot be built with.  Of a model of
+    somebody's own: as `own_model.settings`.
     """
+    if is_own(config.model):
+        return own_model.settings(config)
     if config.model not in MODELS:
         raise unknown_name("model", config.model, MODELS)
     kind = MODELS[config.model]
@@ -279,6 +284,8 @@ def settings(config: Config) -> dict[str, Any]:
 
 def build(config: Config, num_features: int, num_classes: int) -> Model:
     """The model that a Config describes; raises ConfigError as `settings` does."""
+    if is_own(config.model):
+        return Model(*own_model.build(config, num_features, num_classes))
     module, example = _module(config, num_features, num_classes)
 
     def init(key: jax.Array) -> Params:
@@ -305,7 +312,13 @@ class Layer(NamedTuple):
 
 
 def summary(config: Config, num_features: int, num_classes: int) -> list[Layer]:
-    """The model's layers in the order in which they run; nothing is computed, only shapes."""
+    """The model's layers in the order in which they run; nothing is computed, only shapes.
+
+    Of a model of somebody's own one row, since its layers are nobody's business.
+    """
+    if is_own(config.model):
+        built = own_model.build(config, num_features, num_classes)
+        return [Layer(config.model, (config.seq_len, num_classes), own_model.num_parameters(built))]
     module, example = _module(config, num_features, num_classes)
     order: list[str] = []
 
@@ -326,7 +339,7 @@ def summary(config: Config, num_features: int, num_classes: int) -> list[Layer]:
 
 
 class Sight(NamedTuple):
-    """What the outputs of a built-in model see, by construction; as in `bayes.View`.
+    """What the outputs of a model see, of a built-in one by construction; as in `bayes.View`.
 
     sees: `[T, T]` boolean.  position_classes: `[T]`.  unordered: `[T]` boolean.
     """
@@ -373,7 +386,10 @@ def family(config: Config) -> tuple[str, str | None]:
 
     "linear", "universal" (any, given enough width), or "unknown", and then why.
     """
-    if settings(config).get("activation") == "none":
+    found = settings(config)
+    if is_own(config.model):
+        return "unknown", "which functions of what it sees a model of your own can express is not known"
+    if found.get("activation") == "none":
         if config.model == "dense":
             return "linear", None
         return "unknown", "which functions of its window a convolution without activation can express is not known"

@@ -127,6 +127,58 @@ def t_interval(values: np.ndarray) -> np.ndarray:
     return np.stack([values.mean(0) - half, values.mean(0) + half], -1)
 
 
+def in_words(values: dict[str, Any]) -> str:
+    """A result in a few lines for a prompt: of a run, a forecast, a sweep or a diagnosis."""
+    lines = [f"{name}: {text}" for name, text in facts(values).items()]
+    for cell in values.get("cells", ()):
+        lines.append(
+            ", ".join(f"{name}={value}" for name, value in cell["settings"].items()) + ": " + cell_text(cell)
+        )
+    return "\n".join(lines)
+
+
+def facts(values: dict[str, Any]) -> dict[str, str]:
+    """What there is to say of a result, by name: those of question, data, forecast, outcome, rung and verdict
+    for which it has keys."""
+    found = {}
+    config, forecast = values.get("config") or {}, values.get("forecast") or {}
+    if "cells" in values:
+        found["sweep"] = f"{len(values['cells'])} cells (nats per step)"
+    elif "model" in config and "labels" in config:
+        found["question"] = f"{config['model']} on {config['labels']}, seq_len={config['seq_len']}"
+    if (data := values.get("data") or {}).get("num_sequences"):
+        found["data"] = (
+            f"{data['num_sequences']} sequences of {data['seq_len']} steps, {data['num_features']} features, "
+            f"{data['num_classes']} classes"
+        )
+    if forecast.get("kind"):
+        kind = "" if forecast["kind"] == "exact" else f" ({forecast['kind'].replace('_', ' ')})"
+        found["forecast"] = (
+            f"{forecast['family_loss']:.4f} nats per step{kind}; guessing {forecast['prior_entropy']:.4f}"
+        )
+    elif forecast.get("reason"):
+        found["forecast"] = forecast["reason"]
+    if (final := values.get("final") or {}).get("val_loss") is not None:
+        error = f" ± {1.96 * final['val_loss_se']:.4f}" if final.get("val_loss_se") is not None else ""
+        found["outcome"] = f"validation loss {final['val_loss']:.4f}{error}"
+        if final.get("val_accuracy") is not None:
+            found["outcome"] += f", accuracy {final['val_accuracy']:.3f}"
+    if verdict := values.get("verdict"):
+        text = verdict["text"]  # which may begin with the cause itself
+        found["verdict"] = text if text.lower().startswith(verdict["cause"]) else f"{verdict['cause']}. {text}"
+    return found
+
+
+def cell_text(cell: dict[str, Any]) -> str:
+    """One cell of a sweep: forecast, outcome and cause, or the error that ended it."""
+    if "error" in cell:
+        return f"error: {cell['error']}"
+    forecast = cell["forecast"]
+    ahead = f"forecast {forecast['family_loss']:.4f}" if forecast["kind"] else "no forecast"
+    cause = f", {cell['verdict']['cause']}" if cell["verdict"] else ""
+    return f"{ahead}, validation loss {cell['final']['val_loss']:.4f}{cause}"
+
+
 def plain(value: Any) -> Any:
     """Plain JSON values: arrays as lists, and null for what is not finite."""
     if isinstance(value, dict):

@@ -1,21 +1,25 @@
 """Tasks: a pure way to draw inputs, and a pure function from inputs to labels.
 
-Imports `config` and `batch`.  Because labels are a *function* of inputs, one can change
-a step and see which labels move; because they depend on the inputs only through
-one small *event* per step, the lowest reachable losses can be enumerated.
+Imports `config`, `batch` and `user_code`.  Because labels are a *function* of inputs, one
+can change a step and see which labels move; because they depend on the inputs only
+through one small *event* per step, the lowest reachable losses can be enumerated.
+A rule or task of somebody's own is named `module:function`, and tried before it is used.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seqjax.batch import Array, Batch
-from seqjax.config import Config, unknown_name
+from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.user_code import guarded, is_own, load_object
 
 
 class LabelRule(NamedTuple):
@@ -27,10 +31,12 @@ class LabelRule(NamedTuple):
         are exchanged among themselves (it is a function of how many there are of
         each kind).  The forecast then counts instead of enumerating, and is exact
         at any length.  Checked in the tests for every rule below.
+    num_classes: labels lie below it; None: as many as the events of the task.
     """
 
     labels: Callable[[Array], Array]
     symmetric: bool = False
+    num_classes: int | None = None
 
 
 # fmt: off
@@ -145,7 +151,7 @@ def bits_task(
     return Task(
         seq_len=seq_len,
         num_features=num_features,
-        num_classes=2,
+        num_classes=rule.num_classes or 2,
         draw_inputs=draw_inputs,
         events_of=lambda inputs: ((inputs > 0).sum(-1) > threshold).astype("int32"),
         labels_of=rule.labels,
@@ -156,14 +162,160 @@ def bits_task(
     )
 
 
-def build(config: Config) -> Task:
-    """The task that a Config describes; ConfigError for a rule that is not in the table."""
-    if config.labels not in LABEL_RULES:
-        raise unknown_name("label rule", config.labels, LABEL_RULES)
+def _bits(config: Config, rule: LabelRule) -> Task:
+    """The task of the original question."""
     return bits_task(
         seq_len=config.seq_len,
         num_features=config.num_features,
         threshold=config.event_threshold,
-        rule=LABEL_RULES[config.labels],
+        rule=rule,
         label_noise=config.label_noise,
     )
+
+
+# How inputs are drawn, and what of them the label rule is told.
+TASKS: dict[str, Callable[[Config, LabelRule], Task]] = {"bits": _bits}
+
+
+def build(config: Config) -> Task:
+    """The task that a Config describes.
+
+    Raises ConfigError for a task or rule that is in no table and for one of somebody's own that
+    is not what it should be; UserCodeError where that raises.
+    """
+    if is_own(config.task) or is_own(config.labels):
+        return _own(config, _named(TASKS, "task", config.task), _named(LABEL_RULES, "labels", config.labels))
+    return _named(TASKS, "task", config.task)(config, _named(LABEL_RULES, "labels", config.labels))
+
+
+# --- Of somebody's own -------------------------------------------------------
+
+TRIED = 4096  # event sequences on which a rule of somebody's own is tried, and inputs of a task
+TRIED_STEPS = 6  # over which its symmetry is, on every sequence
+
+
+def _named(table: dict[str, Any], flag: str, name: str) -> Any:
+    if is_own(name):
+        return load_object(name, f"--{flag}")
+    if name not in table:
+        raise unknown_name({"labels": "label rule"}.get(flag, flag), name, table)
+    return table[name]
+
+
+def _own(config: Config, factory: Any, rule: Any) -> Task:
+    """The task, one or both of whose parts are somebody's own; those are tried first."""
+    if is_own(config.labels):
+        what = f"--labels={config.labels}"
+        rule = rule if isinstance(rule, LabelRule) else LabelRule(rule)
+        if not callable(rule.labels):
+            kind = type(rule.labels).__name__
+            raise ConfigError(f"{what}: is of type {kind}; expected a function of events [..., T] or a LabelRule")
+        rule = rule._replace(labels=functools.partial(_labels_of, guarded(rule.labels, what), what))
+    if not is_own(config.task):
+        task = factory(config, rule)
+    else:
+        what = f"--task={config.task}"
+        if not callable(factory):
+            raise ConfigError(f"{what}: is of type {type(factory).__name__}; expected task(config, rule) -> Task")
+        task = guarded(factory, what)(config, rule)
+        if not isinstance(task, Task):
+            raise ConfigError(f"{what}: returned a {type(task).__name__}; expected a seqjax.Task")
+        task = dataclasses.replace(task, label_noise=config.label_noise or task.label_noise)
+        _refuse_task(config, task, what)
+    _refuse_labels(task, rule, f"--labels={config.labels}" if is_own(config.labels) else f"--task={config.task}")
+    return task
+
+
+def _labels_of(function: Callable[[Array], Any], what: str, events: Array) -> Array:
+    """Labels of a rule of somebody's own, in the dtype of the events and of the library that these come from."""
+    labels = function(events)
+    if getattr(labels, "shape", None) != events.shape:
+        found = list(getattr(labels, "shape", [])) or type(labels).__name__
+        raise ConfigError(f"{what}: gives {found} for events {list(events.shape)}; expected a label for each step")
+    return np.asarray(labels, events.dtype) if isinstance(events, np.ndarray) else labels.astype(events.dtype)
+
+
+def _refuse_task(config: Config, task: Task, what: str) -> None:
+    """ConfigError where a task of somebody's own does not draw what the Config and the task itself say."""
+    for name in ("seq_len", "num_features"):
+        if getattr(task, name) != getattr(config, name):
+            raise ConfigError(
+                f"{what}: its Task has {name}={getattr(task, name)}; expected {getattr(config, name)}, as in the "
+                f"config (give --{name}={getattr(task, name)}, or make it of config.{name})"
+            )
+    probs = np.asarray(task.event_probs, float)
+    if probs.ndim != 1 or (probs < 0).any() or abs(probs.sum() - 1) > 1e-6:
+        raise ConfigError(f"{what}: its event_probs are {probs.tolist()}; expected a probability for each event")
+    n = max(2, TRIED // task.seq_len)
+    inputs = guarded(task.draw_inputs, f"{what}: draw_inputs")(jax.random.key(0), n)
+    expected = (n, task.seq_len, task.num_features)
+    if getattr(inputs, "shape", None) != expected or inputs.dtype != np.float32:
+        found = f"{inputs.dtype} {list(inputs.shape)}" if hasattr(inputs, "shape") else type(inputs).__name__
+        raise ConfigError(f"{what}: draw_inputs gives {found}; expected float32 {list(expected)}")
+    events = np.asarray(guarded(task.events_of, f"{what}: events_of")(np.asarray(inputs)))
+    if events.shape != expected[:2] or events.dtype.kind not in "iu" or not _within(events, len(probs)):
+        raise ConfigError(
+            f"{what}: events_of gives {events.dtype} {list(events.shape)} from {events.min()} to {events.max()}; "
+            f"expected whole numbers {list(expected[:2])} below {len(probs)}, the length of event_probs"
+        )
+    share = np.bincount(events.ravel(), minlength=len(probs)) / events.size
+    # Six standard errors: steps of one sequence may go together, though they should not.
+    wrong = np.abs(share - probs) > 6 * np.sqrt(probs * (1 - probs) / events.size) + 1e-9
+    if wrong.any():
+        event = int(wrong.argmax())
+        raise ConfigError(
+            f"{what}: event {event} is in {share[event]:.3f} of all steps, and event_probs say "
+            f"{probs[event]:.3f}; the forecast would be wrong"
+        )
+
+
+def _refuse_labels(task: Task, rule: LabelRule, what: str) -> None:
+    """ConfigError where labels are no class, or where a rule is not symmetric that says so."""
+    num_events = len(task.event_probs)
+    words = np.random.default_rng(0).integers(0, num_events, (TRIED, task.seq_len), np.int32)
+    words[:num_events] = np.arange(num_events, dtype=np.int32)[:TRIED, None]
+    labels = guarded(task.labels_of, what)(words)
+    if not _within(labels, task.num_classes):
+        raise ConfigError(
+            f"{what}: gives labels from {labels.min()} to {labels.max()}; expected 0 to {task.num_classes - 1} "
+            f"(seqjax.tasks.LabelRule(..., num_classes=...) where there are more)"
+        )
+    hint = "; events may be a NumPy or a JAX array: use their methods, such as events.cumsum(-1), or jax.numpy"
+    shape = jax.ShapeDtypeStruct(words.shape, words.dtype)
+    try:
+        jax.eval_shape(guarded(task.labels_of, what), shape)
+    except ConfigError as error:
+        if "Tracer" not in str(error):
+            raise
+        raise ConfigError(f"{what}: cannot be compiled{hint}") from error
+    # All sequences of its own length, or of as many steps as there may be.
+    claims, of, steps = task.symmetric, task.labels_of, task.seq_len
+    if num_events**steps > TRIED:
+        claims, of = rule.symmetric, rule.labels
+        steps = next((n for n in range(min(steps, TRIED_STEPS), 0, -1) if num_events**n <= TRIED), 0)
+    if claims and steps and not is_symmetric(of, num_events, steps):
+        raise ConfigError(
+            f"{what}: is not symmetric: its labels change when events that they depend on change places; "
+            f"expected symmetric=False"
+        )
+
+
+def _within(values: np.ndarray, count: int) -> bool:
+    return bool((values >= 0).all() and (values < count).all())
+
+
+def is_symmetric(labels_of: Callable[[Array], Array], num_events: int, seq_len: int) -> bool:
+    """Whether each label is a function of how many events of each kind it depends on: all sequences are tried."""
+    words = np.array(list(itertools.product(range(num_events), repeat=seq_len)), np.int32)
+    labels = np.asarray(labels_of(words))
+    for t in range(seq_len):
+        cube = labels[:, t].reshape((num_events,) * seq_len)
+        needs = [s for s in range(seq_len) if (cube != np.take(cube, [0], s)).any()]
+        kinds = np.sort(words[:, needs], -1)
+        _, kind = np.unique(kinds, axis=0, return_inverse=True)
+        low, high = np.full(kind.max() + 1, labels.max()), np.zeros(kind.max() + 1, labels.dtype)
+        np.minimum.at(low, kind.ravel(), labels[:, t])
+        np.maximum.at(high, kind.ravel(), labels[:, t])
+        if (low != high).any():
+            return False
+    return True

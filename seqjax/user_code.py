@@ -28,6 +28,8 @@ WANTED = {  # what each flag needs
     "--predict": "predict(x), or a model",
     "--fit": "a function fit(x, y, mask) or fit(x, y)",
     "--model": "a model",
+    "--labels": "a function of events [..., T], or a LabelRule",
+    "--task": "task(config, rule) -> Task",
 }
 
 # Frames below these are nobody's own code: the kit, the standard library, installed packages.
@@ -56,10 +58,15 @@ class UserCodeError(ConfigError):
         self.frames = frames
 
 
+def is_own(name: str) -> bool:
+    """Whether a setting names something of somebody's own, "module:object", and no row of a table."""
+    return ":" in name
+
+
 def load_object(spec: str, flag: str) -> Any:
     """The object that "module:object" or "module:a.b" names; the module may stand in the current folder.
 
-    flag: "--predict", "--model" or "--fit"; it stands at the head of every message, and says what is wanted.
+    flag: a key of `WANTED`; it stands at the head of every message, and says what is wanted.
 
     Raises ConfigError where there is no such module or object, or where it is nothing that the flag takes, with
     the nearest names; UserCodeError where the module cannot be imported.

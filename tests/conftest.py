@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("seqjax")
 # Tests of one process share what it has made.  These files train the same models to the end (`outcomes.py`), or
 # compile the same probes; every other file is a group of its own.
 GROUPS = {
-    "outcomes": ("test_forecast", "test_diagnosis", "test_loss_budget"),
+    "outcomes": ("test_forecasts", "test_diagnosis", "test_loss_budget"),
     "probes": (
         "test_probes", "test_ladder", "test_step_swaps", "test_alignment", "test_data_diagnosis", "test_diagnose"
     ),

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax import diagnosis, forecast, metrics, models, results, tasks, training
+from seqjax import diagnosis, forecasts, metrics, models, results, tasks, training
 from seqjax.batch import Batch
 from seqjax.config import Config
-from seqjax.forecast import Outlook
+from seqjax.forecasts import Outlook
 from seqjax.loss_budget import loss_budget
 from seqjax.tasks import LABEL_RULES
 
@@ -89,7 +89,7 @@ def trained(**settings: Any) -> dict[str, Outcome]:
         (train_loss, train_se), (val_loss, val_se) = (
             (float(of.mean(where=mask)), float(results.standard_error(of, mask))) for of in (train[n], val[n])
         )
-        outlook = forecast.look_ahead_of(c)
+        outlook = forecasts.look_ahead_of(c)
         budget = loss_budget(outlook.forecast, train_loss, val_loss)
         found[c.labels] = Outcome(c, outlook, diagnosis.Measured(train_loss, train_se, val_loss, val_se, budget))
     return found

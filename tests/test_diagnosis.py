@@ -11,14 +11,14 @@ import outcomes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_forecast import AGAIN, TRAINED
+from test_forecasts import AGAIN, TRAINED
 
 from experiments.flags import main_flags
 from seqjax import diagnosis, experiment, label_dependence, models, tasks
 from seqjax.bayes import View
 from seqjax.config import Config
 from seqjax.diagnosis import SIGMAS, WORTH_IT, Measured
-from seqjax.forecast import Forecast, Outlook, look_ahead_of
+from seqjax.forecasts import Forecast, Outlook, look_ahead_of
 from seqjax.loss_budget import loss_budget
 from seqjax.tasks import LABEL_RULES
 

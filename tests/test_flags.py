@@ -93,6 +93,7 @@ def second_replicate(config: Config):
 BASE = parsed()
 # Per flag: the command lines, and what must hold for their Configs and is false of the default.
 EFFECTS = {
+    "task": (["--task=own_parts:tokens"], lambda c: bool((data(c).inputs.sum(-1) == 1).all())),
     "seq_len": (["--seq_len=5"], lambda c: data(c).labels.shape[1] == 5),
     "num_features": (["--num_features=7"], lambda c: data(c).inputs.shape[2] == 7),
     "threshold": (["--threshold=2"], lambda c: np.array_equal(data(c).labels[:, -1], events(c, 2)[:, -1])),
@@ -232,6 +233,14 @@ def effect_of_save_predictions(command):
         np.testing.assert_array_equal(found["labels"], tiny.run().predictions["labels"][0])
 
 
+def effect_of_tensorboard(command):
+    pytest.importorskip("tensorboardX")
+    command("--workdir=w")
+    assert not (command.home / "w/tensorboard").exists()
+    command("--workdir=v", "--tensorboard")
+    assert list((command.home / "v/tensorboard").rglob("events.out.tfevents.*"))
+
+
 def effect_of_json(command):
     ended = command("--json")
     assert json.loads(ended.stdout) == tiny.run().values
@@ -300,6 +309,7 @@ RUN_EFFECTS = {
     "overwrite": effect_of_overwrite,
     "forecast_only": effect_of_forecast_only,
     "save_predictions": effect_of_save_predictions,
+    "tensorboard": effect_of_tensorboard,
     "json": effect_of_json,
     "resume": effect_of_resume,
     "checkpoint_every": effect_of_checkpoint_every,

@@ -26,17 +26,19 @@ LAYERS = [
         "seqjax.checkpoints",
         "seqjax.report.figures",
     ],
-    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
-    ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
-    ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts", "seqjax.adapters"],
+    ["seqjax.user_code", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
+    ["seqjax.tasks", "seqjax.outputs", "seqjax.frameworks"],
+    ["seqjax.adapters", "seqjax.label_dependence", "seqjax.data_facts"],
+    ["seqjax.own_model"],
+    ["seqjax.models"],
     ["seqjax.bayes"],
-    ["seqjax.forecast", "seqjax.curves"],
+    ["seqjax.forecasts", "seqjax.curves"],
     ["seqjax.training"],
     ["seqjax.results"],
     ["seqjax.loss_budget"],
     ["seqjax.diagnosis"],
     ["seqjax.experiment", "seqjax.probes"],
-    ["seqjax.ladder"],
+    ["seqjax.ladder", "seqjax.grid"],
     ["seqjax.step_swaps", "seqjax.alignment"],
     ["seqjax.evaluated", "seqjax.fitting"],
     ["seqjax.training_facts"],
@@ -49,12 +51,12 @@ LAYERS = [
     ["seqjax.model_diagnosis"],
     ["seqjax.data_diagnosis"],
     ["seqjax"],
-    ["seqjax.report.console"],
+    ["seqjax.report.console", "seqjax.report.notebook"],
     ["seqjax.report.sweep_console", "seqjax.report.diagnosis_console"],
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
     ["seqjax.report.page_run", "seqjax.report.page_matrices", "seqjax.report.page_diagnosis"],
     ["seqjax.report.page"],
-    ["experiments.flags", "experiments.workdir"],
+    ["experiments.flags", "experiments.workdir", "experiments.tensorboard"],
     ["experiments.command"],
     [
         "experiments.main",
@@ -67,7 +69,7 @@ LAYERS = [
 LAYER_OF = {name: n for n, layer in enumerate(LAYERS) for name in layer}
 
 # A forecast needs no training.
-NEVER_TRAIN = ["seqjax.bayes", "seqjax.label_dependence", "seqjax.receptive_field", "seqjax.forecast"]
+NEVER_TRAIN = ["seqjax.bayes", "seqjax.label_dependence", "seqjax.receptive_field", "seqjax.forecasts"]
 PLAIN_TYPES = {"seqjax", "seqjax.config", "seqjax.batch"}  # all that a report may import
 
 

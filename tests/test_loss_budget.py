@@ -7,11 +7,11 @@ import outcomes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_forecast import TRAINED
+from test_forecasts import TRAINED
 
 from seqjax import experiment
 from seqjax.config import Config
-from seqjax.forecast import Forecast, look_ahead_of
+from seqjax.forecasts import Forecast, look_ahead_of
 from seqjax.loss_budget import TERMS, known_terms, loss_budget
 
 losses = st.floats(0, 20)

@@ -11,7 +11,7 @@ import runs
 import tiny
 from scipy import stats
 
-from seqjax import devices, experiment, forecast, metrics, models, narrow, results, tasks, training
+from seqjax import devices, experiment, forecasts, metrics, models, narrow, results, tasks, training
 from seqjax.config import Config, ConfigError
 
 # One update's rounding differs with the shapes of the products; Adam's first steps carry it on.
@@ -384,7 +384,7 @@ def test_other_lengths_are_those_parameters_on_other_data(model):
     assert [entry["seq_len"] for entry in result.values["lengths"]] == [1, 5]
     for entry in result.values["lengths"]:
         other = dataclasses.replace(of, seq_len=entry["seq_len"], eval_seq_len=())
-        expected = forecast.values_of(forecast.look_ahead_of(other).forecast)
+        expected = forecasts.values_of(forecasts.look_ahead_of(other).forecast)
         assert_same_values(entry["forecast"], results.plain(expected))
         # Directly: the model, at that length, on sequences of that length drawn anew.
         apply, losses = tiny.model_of(other).apply, []

@@ -16,6 +16,7 @@ from test_figures import texts
 from experiments import command, main, sweep, workdir
 from experiments.flags import sweep_flags
 from seqjax import experiment
+from seqjax import grid as grids
 from seqjax.checkpoints import CheckpointError
 from seqjax.config import Config
 from seqjax.experiment import NotFiniteError, Result
@@ -110,7 +111,7 @@ def test_flags_give_the_values_of_every_setting(argv, expected):
 
 def test_there_is_a_cell_for_every_combination():
     grid, _ = sweep_flags(["sweep", "--seq_len=1,2", "--labels=own_step,parity", "--model=dense,gru"])
-    cells = sweep.cells_of(grid)
+    cells = grids.cells_of(grid)
     combinations = [(cell["seq_len"], cell["labels"], cell["model"]) for cell in cells]
     assert combinations == list(itertools.product([1, 2], ["own_step", "parity"], ["dense", "gru"]))
     assert {Config(**cell).num_features for cell in cells} == {100}
@@ -120,7 +121,7 @@ def test_no_name_that_is_known_is_refused_by_itself():
     names = [f"--labels={','.join(LABEL_RULES)}", "--optimizer=adam,adamw,sgd,rmsprop"]
     names += ["--model=dense,gru,attention", "--activation=none,relu", "--schedule=constant,cosine,warmup_cosine"]
     grid, _ = sweep_flags(["sweep", *names])
-    sweep.check(grid, sweep.cells_of(grid))
+    grids.check(grid, grids.cells_of(grid))
 
 
 BAD = [

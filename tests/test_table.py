@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from experiments import command, table
-from seqjax.forecast import MAX_STEPS
+from seqjax.forecasts import MAX_STEPS
 
 
 def end(monkeypatch, capsys, *argv):

@@ -14,6 +14,7 @@ from scipy.stats import binom
 
 from seqjax import tasks
 from seqjax.config import Config, ConfigError
+from seqjax.forecasts import look_ahead_of
 from seqjax.tasks import LABEL_RULES, bits_task
 
 # --- The rules, a step at a time: e is the list of a sequence's events, t the step to label ---
@@ -262,3 +263,94 @@ def test_noise_among_more_classes_gives_each_other_class_alike():
     labels = np.asarray(task.draw(jax.random.key(0), 20_000).labels)
     shares = np.bincount(labels.ravel(), minlength=4) / 20_000
     np.testing.assert_allclose(shares, [0.1, 0.1, 0.1, 0.7], atol=4.5 * np.sqrt(0.21 / 20_000))
+
+
+# --- Of somebody's own ---
+
+
+def test_a_rule_of_ones_own_is_used_like_one_of_the_table():
+    task = tasks.build(Config(labels="own_parts:second_step", seq_len=3))
+    events = all_events(3)
+    for labels in (task.labels_of(events), task.labels_of(jnp.asarray(events))):
+        np.testing.assert_array_equal(labels, np.repeat(events[:, 1:2], 3, 1))
+        assert labels.dtype == events.dtype
+    assert (task.num_classes, task.symmetric) == (2, False)
+
+
+def test_a_rule_may_be_written_with_jax():
+    task = tasks.build(Config(labels="own_parts:second_step_in_jax", seq_len=3))
+    assert type(task.labels_of(all_events(3))) is np.ndarray
+
+
+def test_a_rule_says_how_many_classes_it_has_and_whether_it_only_counts():
+    task = tasks.build(Config(labels="own_parts:count_so_far", seq_len=3))
+    assert (task.num_classes, task.symmetric) == (4, True)
+    ahead = look_ahead_of(
+        Config(labels="own_parts:count_so_far", seq_len=3, model="gru", num_features=4, threshold=1)
+    )
+    assert ahead.forecast.kind == "exact"
+    assert ahead.forecast.family_loss == pytest.approx(0, abs=1e-12)
+
+
+def test_a_task_of_ones_own_meets_any_rule():
+    config = Config(task="own_parts:tokens", num_features=4, labels="previous_step", seq_len=3, model="gru")
+    batch = tasks.build(config).draw(jax.random.key(0), 100)
+    tokens = np.asarray(batch.inputs).argmax(-1)
+    np.testing.assert_array_equal(batch.labels, np.concatenate([np.zeros((100, 1)), tokens[:, :2]], 1))
+    ahead = look_ahead_of(config).forecast
+    assert ahead.family_loss == pytest.approx(0, abs=1e-12)
+    # The first label is always 0, the others any of four: the prior is that of one in two and one in six.
+    p = np.array([1 / 3 + 2 / 3 / 4, *[2 / 3 / 4] * 3])
+    assert ahead.prior_entropy == pytest.approx(-(p * np.log(p)).sum())
+
+
+def test_what_a_linear_model_makes_of_other_tasks_has_a_bound_and_no_forecast():
+    config = Config(task="own_parts:tokens", num_features=4, labels="last_step")
+    ahead = look_ahead_of(config).forecast
+    assert ahead.kind == "lower_bound"
+    assert ahead.family_loss == ahead.bayes_loss
+
+
+def test_noise_comes_to_a_task_of_ones_own_too():
+    task = tasks.build(Config(task="own_parts:tokens", num_features=4, label_noise=0.25))
+    assert task.label_noise == 0.25
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": "own_parts:second_stap"}, "has no 'second_stap'; did you mean second_step?"),
+        ({"labels": "own_parts:no_rule"}, "is of type str; expected a function of events"),
+        ({"labels": "own_parts:one_label"}, "gives [4096] for events [4096, 3]; expected a label for each step"),
+        ({"labels": "own_parts:too_many"}, "gives labels from 0 to 3; expected 0 to 1"),
+        ({"labels": "own_parts:not_symmetric"}, "is not symmetric"),
+        ({"labels": "own_parts:raises"}, "raised AttributeError"),
+        ({"labels": "own_parts:only_numpy"}, "use their methods, such as events.cumsum(-1), or jax.numpy"),
+        ({"task": "bitz"}, "unknown task 'bitz'; did you mean bits?"),
+        ({"task": "own_parts:tokenz"}, "did you mean tokens?"),
+        ({"task": "own_parts:count_so_far"}, "is of type LabelRule; expected task(config, rule) -> Task"),
+        ({"task": "own_parts:no_task"}, "returned a NoneType; expected a seqjax.Task"),
+        ({"task": "own_parts:other_length"}, "its Task has seq_len=4; expected 3"),
+        ({"task": "own_parts:whole_numbers"}, "draw_inputs gives int32 [1365, 3, 4]; expected float32"),
+        ({"task": "own_parts:unequal"}, "; expected a probability for each event"),
+    ],
+    ids=str,
+)
+def test_what_is_no_rule_or_task_is_refused_in_one_line(settings, said):
+    with pytest.raises(ConfigError) as error:
+        tasks.build(Config(**{"seq_len": 3, "num_features": 4, "threshold": 1} | settings))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_event_probabilities_that_are_not_those_of_the_inputs_are_refused(monkeypatch):
+    import own_parts
+
+    tokens = own_parts.tokens
+
+    def skewed(config, rule):
+        return dataclasses.replace(tokens(config, rule), event_probs=np.array([0.4, 0.2, 0.2, 0.2]))
+
+    monkeypatch.setattr(own_parts, "tokens", skewed)
+    with pytest.raises(ConfigError, match=r"event 0 is in 0.2.. of all steps, and event_probs say 0.400"):
+        tasks.build(Config(task="own_parts:tokens", num_features=4))

@@ -5,8 +5,17 @@ from typing import IO, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from seqjax.config import Config
 
@@ -29,21 +38,30 @@ def interval(ends: list[float | None]) -> str:
     return f"{number(ends[0])} to {number(ends[1])}"
 
 
+class RateColumn(ProgressColumn):
+    """How many of what is counted are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
 class RunReport:
-    """Shows a run as it goes on: a progress bar on a terminal, plain lines elsewhere."""
+    """Shows a run as it goes on: on a terminal a bar that says what is being done, plain lines elsewhere."""
 
     def __init__(self, config: Config, file: IO[str]):
         self.config = config
         self.console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            RateColumn(),
+            TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
+            transient=True,
         )
-        self.bar = None
+        self.bar = self.progress.add_task("", total=None)
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +92,13 @@ class RunReport:
             table.add_row(layer.name, str(list(layer.shape)), f"{layer.num_parameters:,}")
         table.add_row("all", "", f"{sum(layer.num_parameters for layer in layers):,}")
         self._print(table)
+        self._doing("measuring what the model sees, and what it can reach")
+
+    def _doing(self, text: str) -> None:
+        """On a terminal: what takes a while now, and cannot be counted."""
+        if self.console.is_terminal:
+            self.progress.start()
+            self.progress.update(self.bar, description=text)
 
     def _on_epoch(self, record: dict[str, Any]) -> None:
         loss, val = number(record["train_loss"]), number(record["val_loss"])
@@ -81,10 +106,9 @@ class RunReport:
         if "group" in record:  # of replicates, that train together
             text = f"group {record['group'] + 1}  {text}"
         if self.console.is_terminal:
-            if self.bar is None:
-                self.progress.start()
-                self.bar = self.progress.add_task("", total=self.config.num_epochs)
-            self.progress.update(self.bar, completed=record["epoch"], description=text)
+            self.progress.start()
+            total = self.config.num_epochs
+            self.progress.update(self.bar, total=total, completed=record["epoch"], description=text)
         else:
             self._print(f"epoch {record['epoch']}/{self.config.num_epochs}  {text}")
 
@@ -95,9 +119,11 @@ class RunReport:
             table.add_column(FORECAST_COLUMNS[column], justify="right")
         table.add_row(*(number(forecast[column]) for column in FORECAST_COLUMNS))
         self._print(table, value["sentence"])
+        self._doing("compiling")
 
     def _on_refusal(self, reason: str) -> None:
         self._print(reason)
+        self._doing("compiling")
 
     def _on_resumed(self, value: dict[str, Any]) -> None:
         self._print(*value["problems"])

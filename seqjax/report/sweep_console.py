@@ -81,8 +81,17 @@ class SweepReport:
                 table = self._table_of(rows, columns, whole)
         return table
 
+    def _left(self) -> str:
+        """How fast cells go, and for how long, where both are known."""
+        left = len(self.cells) - len(self.rows)
+        seconds = [float(row["seconds"]) for row in self.rows if "seconds" in row]
+        if not left or not seconds:
+            return ""
+        each = sum(seconds) / len(seconds)
+        return f", {each:.1f} s each, about {each * left:.0f} s left"
+
     def _table_of(self, rows: list[dict[str, str]], columns: list[str], whole: bool) -> Table:
-        title = f"{len(self.rows)} of {len(self.cells)} cells (loss in nats per step ± 95 %)"
+        title = f"{len(self.rows)} of {len(self.cells)} cells{self._left()} (loss in nats per step ± 95 %)"
         table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for column in columns:
             numeric = column in COLUMNS and column != "verdict"

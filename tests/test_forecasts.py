@@ -14,9 +14,9 @@ import pytest
 import tiny
 from scipy.optimize import minimize
 
-from seqjax import experiment, forecast, models, tasks
+from seqjax import experiment, forecasts, models, tasks
 from seqjax.config import Config
-from seqjax.forecast import look_ahead, look_ahead_of
+from seqjax.forecasts import look_ahead, look_ahead_of
 from seqjax.receptive_field import measure
 from seqjax.tasks import LABEL_RULES
 
@@ -111,7 +111,7 @@ def test_measured_and_constructed_forecasts_agree(settings):
     constructed = look_ahead_of(config)
     assert measured.field is not None
     assert constructed.field is None
-    for name, value in forecast.values_of(constructed.forecast).items():
+    for name, value in forecasts.values_of(constructed.forecast).items():
         assert getattr(measured.forecast, name) == (pytest.approx(value) if isinstance(value, float) else value)
     np.testing.assert_allclose(measured.forecast.bayes_predictor_loss, constructed.forecast.bayes_predictor_loss)
 
@@ -129,7 +129,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("rule", "seq_len", "prior", "blind", "linear", "known", "past", "everything"), TABLE)
 def test_the_table_of_known_values(rule, seq_len, prior, blind, linear, known, past, everything):
-    def of(**settings) -> forecast.Forecast:
+    def of(**settings) -> forecasts.Forecast:
         return look_ahead_of(Config(labels=rule, seq_len=seq_len, **settings)).forecast
 
     dense = of()
@@ -518,8 +518,8 @@ def test_the_result_of_a_forecast_alone():
 
 
 def test_beyond_the_measured_length_the_construction_tells(monkeypatch):
-    monkeypatch.setattr(forecast, "measure_model", None)  # not to be called
-    config = Config(num_features=2, seq_len=forecast.MEASURED_STEPS + 1, model="gru", labels="last_step")
+    monkeypatch.setattr(forecasts, "measure_model", None)  # not to be called
+    config = Config(num_features=2, seq_len=forecasts.MEASURED_STEPS + 1, model="gru", labels="last_step")
     outlook = look_ahead(config, tasks.build(config), models.build(config, 2, 2))
     assert outlook.field is None
     np.testing.assert_array_equal(outlook.view.sees, np.tri(config.seq_len, dtype=bool))
@@ -534,7 +534,7 @@ def tiny_run(seq_len: int, **settings) -> dict:
 
 
 def test_a_long_run_works_without_a_measured_field():
-    values = tiny_run(forecast.MEASURED_STEPS + 2, labels="own_step")
+    values = tiny_run(forecasts.MEASURED_STEPS + 2, labels="own_step")
     assert values["forecast"]["kind"] == "exact"
     assert values["receptive_field"] == np.eye(130, dtype=bool).tolist()
     assert sum(values["budget"].values()) == pytest.approx(values["final"]["val_loss"])
@@ -542,11 +542,11 @@ def test_a_long_run_works_without_a_measured_field():
 
 
 def test_beyond_all_limits_there_is_a_reason_and_no_account():
-    length = forecast.MAX_STEPS + 1
+    length = forecasts.MAX_STEPS + 1
     config = Config(seq_len=length, num_features=2)
-    with pytest.raises(forecast.ForecastRefused, match=f"seq_len={length} is above {forecast.MAX_STEPS}"):
+    with pytest.raises(forecasts.ForecastRefused, match=f"seq_len={length} is above {forecasts.MAX_STEPS}"):
         look_ahead(config, tasks.build(config), models.build(config, 2, 2))
-    with pytest.raises(forecast.ForecastRefused, match=f"seq_len={length} is above {forecast.MAX_STEPS}"):
+    with pytest.raises(forecasts.ForecastRefused, match=f"seq_len={length} is above {forecasts.MAX_STEPS}"):
         look_ahead_of(config)  # as at another length of a run
     values = tiny_run(length)
     assert values["forecast"]["kind"] is None

@@ -1,7 +1,7 @@
 """What is known before training: what the outputs see, what the labels need, the lowest losses.
 
-Imports `config`, `tasks`, `models`, `devices`, `bayes`, `label_dependence` and
-`receptive_field`; never `training`.
+Imports `config`, `tasks`, `models`, `devices`, `bayes`, `label_dependence`,
+`receptive_field` and `user_code`; never `training`.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from seqjax.devices import compiler_options
 from seqjax.label_dependence import LabelDependence, label_dependence
 from seqjax.receptive_field import ReceptiveField, measure
 from seqjax.tasks import Task
+from seqjax.user_code import is_own
 
 MEASURED_STEPS = 128  # beyond, what a built-in model sees is taken from its construction
 NUM_INITS = 3  # parameters at which the receptive field is measured
@@ -87,13 +88,14 @@ def measure_trained(config: Config, model: models.Model, outlook: "Outlook", par
 
 def measure_at(config: Config, model: models.Model, params: Any, inputs: Any) -> ReceptiveField:
     """The same at given parameters (leading axis: initialisations) and inputs `[B, T, F]`."""
-    recurrent = models.MODELS[config.model].recurrent is not None
+    # What a recurrence forgets too fast to be measured is seen all the same; of somebody's own nothing is known.
+    recurrent = not is_own(config.model) and models.MODELS[config.model].recurrent is not None
     structural = models.sight(config).sees if recurrent else None
     return measure(model.apply, params, inputs, structural=structural, scored=config.scored_steps)
 
 
 def look_ahead(config: Config, task: Task, model: models.Model) -> Outlook:
-    """The forecast for a built-in model, its receptive field measured; raises ForecastRefused."""
+    """The forecast for a model, its receptive field measured; raises ForecastRefused."""
     if config.seq_len > MEASURED_STEPS:
         return look_ahead_of(config)
     field, probes = measure_model(config, task, model)
@@ -105,13 +107,23 @@ def look_ahead(config: Config, task: Task, model: models.Model) -> Outlook:
     return dataclasses.replace(_outlook(config, task, view, field), probes=probes)
 
 
-def look_ahead_of(config: Config) -> Outlook:
-    """The forecast for a built-in model by what it sees by construction; raises ForecastRefused."""
+def look_ahead_of(config: Config, view: View | None = None) -> Outlook:
+    """The forecast by what a built-in model sees by construction; raises ForecastRefused.
+
+    view: what a model of somebody's own sees, which nothing but a measurement can tell.
+    """
     if config.seq_len > MAX_STEPS:
         raise ForecastRefused(
             f"no forecast: seq_len={config.seq_len} is above {MAX_STEPS}, and every pair is tried"
         )
-    return _outlook(config, tasks.build(config), View(*models.sight(config), config.scored_steps), None)
+    if not is_own(config.model):
+        view = View(*models.sight(config), config.scored_steps)
+    elif view is None:
+        raise ForecastRefused(
+            f"no forecast: what model={config.model} sees is measured at the length of the training alone, "
+            f"up to {MEASURED_STEPS} steps"
+        )
+    return _outlook(config, tasks.build(config), view._replace(scored=config.scored_steps), None)
 
 
 def _outlook(config: Config, task: Task, view: View, field: ReceptiveField | None) -> Outlook:
@@ -125,7 +137,9 @@ def _outlook(config: Config, task: Task, view: View, field: ReceptiveField | Non
     best = loss(bayes.bayes_loss, view)
     reachable = best
     family, reason = models.family(config)
-    if family == "linear":
+    if family == "linear" and (task.count_probs is None or task.num_classes != 2):
+        reason = "what a linear model can reach is known only for two classes and features that are fair bits"
+    elif family == "linear":
         reachable = loss(bayes.family_loss, view, step_position=config.step_position)
     if field is not None and field.undecided_beyond is not None:
         reason = f"float32 shows no trace of steps more than {field.undecided_beyond} away, seen or not"

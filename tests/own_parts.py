@@ -1,0 +1,124 @@
+"""Rules, tasks and models such as a person would write outside the package, named "own_parts:..." in the tests."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.tasks import LabelRule, Task
+
+# --- Label rules ---
+
+
+def second_step(events):
+    return events[..., 1:2] + 0 * events
+
+
+def second_step_in_jax(events):
+    return jnp.broadcast_to(events[..., 1:2], events.shape)
+
+
+count_so_far = LabelRule(lambda events: events.cumsum(-1), symmetric=True, num_classes=4)
+too_many = count_so_far._replace(num_classes=None)
+not_symmetric = LabelRule(lambda events: events[..., ::-1] + 2 * events[..., :1] == 2, symmetric=True)
+no_rule = LabelRule("last_step")  # pyright: ignore[reportArgumentType]
+
+
+def one_label(events):
+    return events.sum(-1)
+
+
+def raises(events):
+    return events.no_such_method()
+
+
+def only_numpy(events):
+    return np.array(events)
+
+
+# --- Tasks ---
+
+
+def tokens(config, rule):
+    """Tokens 0 to F - 1, all alike, one-hot."""
+    size = config.num_features
+
+    def draw_inputs(key, n):
+        return jax.nn.one_hot(jax.random.randint(key, (n, config.seq_len), 0, size), size)
+
+    return Task(
+        seq_len=config.seq_len,
+        num_features=size,
+        num_classes=rule.num_classes or size,
+        draw_inputs=draw_inputs,
+        events_of=lambda inputs: inputs.argmax(-1),
+        labels_of=rule.labels,
+        event_probs=np.full(size, 1 / size),
+        symmetric=rule.symmetric,
+    )
+
+
+def other_length(config, rule):
+    return tokens(dataclasses.replace(config, seq_len=config.seq_len + 1), rule)
+
+
+def unequal(config, rule):
+    return dataclasses.replace(tokens(config, rule), event_probs=np.full(config.num_features, 0.5))
+
+
+def whole_numbers(config, rule):
+    task = tokens(config, rule)
+    return dataclasses.replace(task, draw_inputs=lambda key, n: task.draw_inputs(key, n).astype(int))
+
+
+def no_task(config, rule):
+    return None
+
+
+# --- Models ---
+
+
+class Window(nn.Module):
+    """Sees its own step and the one on either side."""
+
+    width: int
+    num_classes: int
+    softmax: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        outputs = nn.Dense(self.num_classes)(nn.relu(nn.Conv(self.width, (3,))(x)))
+        return nn.softmax(outputs) if self.softmax else outputs
+
+
+def window(num_classes, hidden_sizes=(8,)):
+    return Window(hidden_sizes[0], num_classes)
+
+
+def probabilities(num_classes):
+    return Window(8, num_classes, softmax=True)
+
+
+def needs_widths(hidden_sizes):
+    return Window(hidden_sizes[0], 2)
+
+
+def needs_more(num_classes, depth):
+    return Window(depth, num_classes)
+
+
+def of_length(seq_len):
+    """Two pure functions whose parameters hang on the length."""
+    return lambda key: jax.random.normal(key, (seq_len, 2)), lambda params, x: x.sum(-1, keepdims=True) * params
+
+
+class Dropout(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+dropout = Dropout()
+three_classes = Window(8, 1)
