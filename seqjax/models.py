@@ -1,4 +1,4 @@
-"""The built-in models, in Flax Linen.  Imports `config` and `batch`.
+"""The built-in models, in Flax Linen.  Imports `config`, `batch`, `narrow` and `gru`.
 
 Everything else sees a `Model`: two pure functions.  All models map inputs
 `[B, T, F]` to logits `[B, T, C]`.
@@ -17,6 +17,7 @@ import numpy as np
 from seqjax import narrow
 from seqjax.batch import Array
 from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.gru import gru
 
 Params = Any
 
@@ -81,6 +82,9 @@ class RecurrentLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Any:
         cell = self.cell(self.size, kernel_init=glorot)
+        if isinstance(cell, nn.GRUCell) and not self.is_initializing():
+            y = gru(cell.variables["params"], x[:, ::-1] if self.reverse else x, self.remat)
+            return y[:, ::-1] if self.reverse else y
         if not self.remat:
             # `keep_order`: without it a reversed recurrence gives its outputs last step
             # first, and they meet the wrong labels.

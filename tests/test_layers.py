@@ -20,7 +20,7 @@ LAYERS = [
         "seqjax.checkpoints",
         "seqjax.report.figures",
     ],
-    ["seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
+    ["seqjax.gru", "seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
     ["seqjax.models", "seqjax.label_dependence", "seqjax.data_facts", "seqjax.adapters"],
     ["seqjax.bayes"],
