@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
-    ["experiments", "seqjax.report", "experiments.presets", "experiments.example_fit"],  # nothing of the kit
+    ["experiments", "seqjax.report", "experiments.presets", "experiments.example_fit", "experiments.peers"],  # nothing of the kit
     [
         "seqjax.config",
         "seqjax.batch",
@@ -46,7 +46,7 @@ LAYERS = [
     ["seqjax.report.console"],
     ["seqjax.report.sweep_console", "seqjax.report.diagnosis_console"],
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
-    ["experiments.flags", "experiments.workdir"],
+    ["experiments.flags", "experiments.workdir", "experiments.suites"],
     ["experiments.command"],
     [
         "experiments.main",
