@@ -1,4 +1,4 @@
-"""The suites of the benchmark: what is timed, beside what.  Imports the library and `peers`.
+"""The suites of the benchmark: what is timed, beside what.  Imports the library, `peers` and `turns`.
 
 A suite is a function of `(seed, rounds)` and gives the rows of its table.  All that is compared within a suite
 runs in turns, so that whatever else the machine does meets each alike; ratios are taken within a turn.  Work that
@@ -14,8 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import peers
+from experiments.turns import (
+    OURS,
+    ROOT,
+    Row,
+    Run,
+    absent,
+    command_of,
+    compared,
+    done,
+    in_turns,
+    peer_at_work,
+    ratio,
+    the_same,
+)  # fmt: skip
 from seqjax import devices, experiment, forecast, gru, ladder, models, tasks, training
 from seqjax.config import Config
 
-Row = dict[str, Any]
-Run = Callable[[], float | None]  # gives its seconds, or None: then the time of the call counts
-
-OURS = "seqjax"
-ROOT = Path(__file__).parents[1]
 # (name, vary, number of replicates): what the suite `replicates` runs in turns.
 REPLICATES = [
     ("one run", "all", 1),
@@ -47,97 +55,7 @@ GRUS = [(32, 64, 100, 64), (32, 512, 100, 128), (8, 4096, 100, 128), (64, 1024, 
 LONG = (1024, 4096, 16384, 65536)
 DIAGNOSED = (2, 16, 64, 256)
 LADDER_SEQUENCES, LADDER_FEATURES = 2000, 20
-# Losses of trainings that start elsewhere: 36,000 sequences have a standard error of 0.003 nats, and who learns on
-# is some updates ahead.
-LOSS_TOLERANCE = 0.03
 PEAK_SIZE = 2048  # of the matrices whose product says what the machine can do
-
-
-class Unequal(RuntimeError):
-    """What was to be compared did not do the same work."""
-
-
-def in_turns(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, `rounds` times each, one after the other and round again; the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            took = run()
-            if number:
-                seconds[name].append(time.perf_counter() - started if took is None else took)
-    return seconds
-
-
-def ratio(a: list[float], b: list[float]) -> float:
-    """The median of a / b, of each round by itself: what slows the machine down slows both."""
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-def compared(seconds: dict[str, list[float]], **of_all: Callable[[list[float]], Any]) -> list[Row]:
-    """A row for each of what ran in turns: seconds, further columns of them, and ours as a share of it."""
-    return [
-        {
-            "of": name,
-            "s": statistics.median(took),
-            "least": min(took),
-            "most": max(took),
-            **{column: function(took) for column, function in of_all.items()},
-            "ours / it": ratio(seconds[OURS], took),
-        }
-        for name, took in seconds.items()
-    ]
-
-
-def absent(names: list[str]) -> list[Row]:
-    """A row for each peer that is not installed."""
-    return [{"of": name, "s": "not installed"} for name in names if not peers.installed(name)]
-
-
-def command_of(work: str, peer: str, settings: dict[str, Any]) -> list[str]:
-    return [sys.executable, "-m", "experiments.peers", work, peer, json.dumps(settings)]
-
-
-@contextlib.contextmanager
-def peer_at_work(work: str, peer: str, settings: dict[str, Any], found: dict[str, Any]) -> Iterator[Run]:
-    """A peer in a process of its own that works once for each call; `found[peer]` has what it said last."""
-    with subprocess.Popen(
-        command_of(work, peer, settings), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        to_it, from_it = process.stdin, process.stdout
-
-        def said() -> dict[str, Any]:
-            line = from_it.readline()
-            if not line:
-                raise Unequal(f"{peer} ended before its work was done")
-            return json.loads(line)
-
-        said()  # it is ready
-
-        def run() -> float:
-            to_it.write("\n")
-            to_it.flush()
-            found[peer] = said()
-            return found[peer]["seconds"]
-
-        try:
-            yield run
-        finally:
-            to_it.close()
-
-
-def the_same(found: dict[str, dict[str, float]], names: tuple[str, ...], relative: bool = False) -> None:
-    """Unequal unless the peers' losses, and numbers of updates where they tell them, are ours."""
-    ours = found[OURS]
-    for peer, theirs in found.items():
-        for name in names:
-            allowed = LOSS_TOLERANCE * (abs(ours[name]) if relative else 1)
-            if not abs(ours[name] - theirs[name]) <= allowed:
-                raise Unequal(f"{name}: {ours[name]:.5g} here and {theirs[name]:.5g} in {peer}")
-        if ours.get("updates") != theirs.get("updates"):
-            raise Unequal(f"{theirs.get('updates')} updates in {peer} and {ours.get('updates')} here")
 
 
 @functools.cache
@@ -145,14 +63,8 @@ def limits() -> dict[str, float]:
     """What this machine can do: operations a second in a large product, bytes a second in a large copy."""
     a = jnp.ones((PEAK_SIZE, PEAK_SIZE))
     large = jnp.ones(16 * PEAK_SIZE**2)
-    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
-    seconds = in_turns(
-        {
-            "product": lambda: product(a).block_until_ready() and None,
-            "copy": lambda: copy(large).block_until_ready() is None,
-        },
-        9,
-    )
+    runs = {"product": done(jax.jit(lambda a: a @ a), a), "copy": done(jax.jit(lambda a: a + 1), large)}
+    seconds = in_turns(runs, 9)
     return {"flops": 2 * PEAK_SIZE**3 / min(seconds["product"]), "bytes": 2 * large.nbytes / min(seconds["copy"])}
 
 
@@ -425,9 +337,9 @@ def diagnose(seed: int, rounds: int) -> list[Row]:
         data = training.draw(small, tasks.build(small), jax.random.key(seed), LADDER_SEQUENCES)
         data = jax.tree.map(np.asarray, data)
         parts = {
-            "forecast": lambda config=config: experiment.run_forecast(config) and None,
-            "receptive field": lambda *a, m=(config, task, model): forecast.measure_model(*m) and None,
-            "ladder": lambda data=data: ladder.climb(data, 2) and None,
+            "forecast": done(experiment.run_forecast, config),
+            "receptive field": done(forecast.measure_model, config, task, model),
+            "ladder": done(ladder.climb, data, 2),
         }
         for name, took in in_turns(parts, rounds).items():
             rows.append(

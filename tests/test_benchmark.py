@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import benchmark, peers, suites
+from experiments import benchmark, peers, suites, turns
 from experiments.flags import HelpRequested, UsageError, benchmark_flags
 from seqjax.config import Config, ConfigError
 
@@ -28,31 +28,31 @@ def without_peers(monkeypatch):
 
 def test_runs_take_turns_and_the_first_round_is_not_counted():
     order = []
-    seconds = suites.in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)
+    seconds = turns.in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)
     assert "".join(order) == "ababab"
     assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
 
 
 def test_what_times_itself_is_believed():
-    assert suites.in_turns({"a": lambda: 7.0}, 2) == {"a": [7.0, 7.0]}
+    assert turns.in_turns({"a": lambda: 7.0}, 2) == {"a": [7.0, 7.0]}
 
 
 def test_ratios_are_of_each_round():
-    rows = suites.compared({suites.OURS: [1.0, 10.0, 1.0], "it": [2.0, 20.0, 4.0]}, twice=lambda took: 2 * took[0])
+    rows = turns.compared({turns.OURS: [1.0, 10.0, 1.0], "it": [2.0, 20.0, 4.0]}, twice=lambda took: 2 * took[0])
     assert rows[1] == {"of": "it", "s": 4.0, "least": 2.0, "most": 20.0, "twice": 4.0, "ours / it": 0.5}
 
 
 def test_a_peer_works_once_for_each_line(monkeypatch):
-    monkeypatch.setattr(suites, "command_of", lambda work, peer, settings: [sys.executable, "-c", PEER, "3"])
+    monkeypatch.setattr(turns, "command_of", lambda work, peer, settings: [sys.executable, "-c", PEER, "3"])
     found = {}
-    with suites.peer_at_work("train", "it", {}, found) as run:
+    with turns.peer_at_work("train", "it", {}, found) as run:
         assert [run(), run()] == [2.0, 2.0]
     assert found["it"]["times"] == 3
 
 
 def test_a_peer_that_ends_early_is_told(monkeypatch):
-    monkeypatch.setattr(suites, "command_of", lambda work, peer, settings: [sys.executable, "-c", ""])
-    with pytest.raises(suites.Unequal, match="ended before"), suites.peer_at_work("train", "it", {}, {}):
+    monkeypatch.setattr(turns, "command_of", lambda work, peer, settings: [sys.executable, "-c", ""])
+    with pytest.raises(turns.Unequal, match="ended before"), turns.peer_at_work("train", "it", {}, {}):
         pass
 
 
@@ -60,9 +60,9 @@ def test_a_peer_that_ends_early_is_told(monkeypatch):
     "theirs", [{"loss": 0.7, "updates": 9}, {"loss": 0.6, "updates": 8}, {"loss": float("nan"), "updates": 9}]
 )
 def test_other_work_is_not_compared(theirs):
-    suites.the_same({suites.OURS: {"loss": 0.6, "updates": 9}, "it": {"loss": 0.61, "updates": 9}}, ("loss",))
-    with pytest.raises(suites.Unequal):
-        suites.the_same({suites.OURS: {"loss": 0.6, "updates": 9}, "it": theirs}, ("loss",))
+    turns.the_same({turns.OURS: {"loss": 0.6, "updates": 9}, "it": {"loss": 0.61, "updates": 9}}, ("loss",))
+    with pytest.raises(turns.Unequal):
+        turns.the_same({turns.OURS: {"loss": 0.6, "updates": 9}, "it": theirs}, ("loss",))
 
 
 def test_peers_get_the_question_of_the_main_job():
@@ -94,11 +94,11 @@ def test_every_suite_gives_rows_and_names_the_peers_that_are_not_there(monkeypat
     benchmark.main(["benchmark", f"--out={out}", "--rounds=1", "--suites=train,replicates,recurrent,long"])
     found = json.loads(out.read_text())
     rows = found["suites"]
-    assert [row["T"] for row in rows["train"] if row["of"] == suites.OURS] == [1, 2]
+    assert [row["T"] for row in rows["train"] if row["of"] == turns.OURS] == [1, 2]
     assert {row["of"] for row in rows["train"] if row["s"] == "not installed"} == set(peers.PEERS)
     assert [row["replicates"] for row in rows["replicates"]] == ["one run", "2, data shared", "2"]
     assert rows["replicates"][0]["of one run"] == 1
-    assert {row["of"] for row in rows["recurrent"]} == {suites.OURS, "Flax", "PyTorch"}
+    assert {row["of"] for row in rows["recurrent"]} == {turns.OURS, "Flax", "PyTorch"}
     assert [(row["model"], row["T"]) for row in rows["long"]] == [
         ("gru", 8), ("gru", 16), ("causal_conv", 8), ("causal_conv", 16)
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def test_a_diagnosis_is_timed_part_by_part(monkeypatch):
 def test_our_answer_is_that_of_the_command(monkeypatch):
     small(monkeypatch)
     rows = suites.answer(0, 1)
-    assert [(row["cache"], row["of"]) for row in rows[:2]] == [("cold", suites.OURS), ("warm", suites.OURS)]
+    assert [(row["cache"], row["of"]) for row in rows[:2]] == [("cold", turns.OURS), ("warm", turns.OURS)]
     assert all(row["s"] == "not installed" for row in rows[2:])
 
 

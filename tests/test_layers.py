@@ -9,7 +9,13 @@ ROOT = Path(__file__).parents[1]
 
 # A file imports only from layers above its own.  A new file must be placed here, with a thought.
 LAYERS = [
-    ["experiments", "seqjax.report", "experiments.presets", "experiments.example_fit", "experiments.peers"],  # nothing of the kit
+    [
+        "experiments",
+        "seqjax.report",
+        "experiments.presets",
+        "experiments.example_fit",
+        "experiments.peers",
+    ],  # nothing of the kit
     [
         "seqjax.config",
         "seqjax.batch",
@@ -19,6 +25,7 @@ LAYERS = [
         "seqjax.receptive_field",
         "seqjax.checkpoints",
         "seqjax.report.figures",
+        "experiments.turns",
     ],
     ["seqjax.gru", "seqjax.tasks", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.user_code", "seqjax.outputs", "seqjax.frameworks"],
