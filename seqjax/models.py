@@ -1,5 +1,5 @@
 """The models: the built-in ones, in Flax Linen, and by name those of somebody's own (`own_model`).  Imports
-`config`, `batch`, `own_model` and `user_code`.
+`config`, `batch`, `narrow`, `gru`, `own_model` and `user_code`.
 
 Everything else sees a `Model`: two pure functions.  All models map inputs
 `[B, T, F]` to logits `[B, T, C]`.
@@ -18,6 +18,7 @@ import numpy as np
 from seqjax import narrow, own_model
 from seqjax.batch import Array
 from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.gru import gru
 from seqjax.user_code import is_own
 
 Params = Any
@@ -83,6 +84,9 @@ class RecurrentLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Any:
         cell = self.cell(self.size, kernel_init=glorot)
+        if isinstance(cell, nn.GRUCell) and not self.is_initializing():
+            y = gru(cell.variables["params"], x[:, ::-1] if self.reverse else x, self.remat)
+            return y[:, ::-1] if self.reverse else y
         if not self.remat:
             # `keep_order`: without it a reversed recurrence gives its outputs last step
             # first, and they meet the wrong labels.

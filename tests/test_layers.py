@@ -15,6 +15,7 @@ LAYERS = [
         "seqjax.report.markup",
         "experiments.presets",
         "experiments.example_fit",
+        "experiments.peers",
     ],  # nothing of the kit
     [
         "seqjax.config",
@@ -25,8 +26,9 @@ LAYERS = [
         "seqjax.receptive_field",
         "seqjax.checkpoints",
         "seqjax.report.figures",
+        "experiments.turns",
     ],
-    ["seqjax.user_code", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
+    ["seqjax.gru", "seqjax.user_code", "seqjax.devices", "seqjax.metrics", "seqjax.arrays", "seqjax.observed"],
     ["seqjax.tasks", "seqjax.outputs", "seqjax.frameworks"],
     ["seqjax.adapters", "seqjax.label_dependence", "seqjax.data_facts"],
     ["seqjax.own_model"],
@@ -56,7 +58,7 @@ LAYERS = [
     ["seqjax.report.sweep_figure", "seqjax.report.diagnosis_figures"],
     ["seqjax.report.page_run", "seqjax.report.page_matrices", "seqjax.report.page_diagnosis"],
     ["seqjax.report.page"],
-    ["experiments.flags", "experiments.workdir", "experiments.tensorboard"],
+    ["experiments.flags", "experiments.workdir", "experiments.tensorboard", "experiments.suites"],
     ["experiments.command"],
     [
         "experiments.main",
