@@ -75,7 +75,9 @@ def progress() -> Iterator[Any]:
     with console.status("looking at the arrays") as status:
 
         def watch(what: str, value: Any) -> None:
-            text = DOING.get(what, what).format_map(value if isinstance(value, dict) else {})
+            if what not in DOING:
+                return
+            text = DOING[what].format_map(value if isinstance(value, dict) else {})
             status.update(text)
             if not console.is_terminal and what not in stages:
                 console.print(text)

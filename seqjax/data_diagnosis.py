@@ -132,7 +132,6 @@ def diagnose(
         started = time.perf_counter()
 
     curves = logs.read_history(history, column) if history is not None else None
-    watch("load", None)
     sample, scale = ladders.sample(arrays, arrays.train, seed)
     if len(sample.labels) < ladders.MIN_SEQUENCES:
         early = [note for note in data_facts.facts(arrays) if note.note == "axes_swapped"]
@@ -153,6 +152,7 @@ def diagnose(
                 f"{name}={value}: controls are trainings; add --fit, or a --model that JAX can train"
             )
     lap("load")
+    watch("load", None)
     with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
         noted = pool.submit(data_facts.facts, arrays)
         climbed = ladders.climb(sample, arrays.num_classes)

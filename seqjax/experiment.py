@@ -34,7 +34,7 @@ CHECKPOINT_SECONDS = 15.0  # between checkpoints, where their number of epochs i
 MEMORY_SHARE = 0.5  # of this machine's memory, for what a run keeps there
 # The settings, beside the length, that the shapes of the parameters and of the optimiser's state hang on.
 SHAPING = (
-    *("num_features", "task", "labels", "model", *models.OPTIONS),
+    *("num_features", "model", *models.OPTIONS),
     *("hidden_sizes", "step_position", "optimizer", "grad_clip"),
 )
 BYTES_OF_OUTPUT = 32  # for each step that is evaluated: loss, label, mask, probabilities
@@ -284,9 +284,9 @@ def _bytes_of_outputs(config: Config) -> int:
 def _size_of_state(config: Config) -> tuple[int, int]:
     """The number of parameters, and the bytes of them, their gradient and the optimiser's state."""
     # Only what the shapes hang on, so that a sweep looks at every model once.
-    settings = {name: getattr(config, name) for name in SHAPING}
-    # The parameters of a model of somebody's own, and the classes of a rule, may hang on the length too.
     own = any(map(is_own, (config.task, config.labels, config.model)))
+    settings = {name: getattr(config, name) for name in (*SHAPING, *(("task", "labels") if own else ()))}
+    # The parameters of a model of somebody's own, and the classes of a rule, may hang on the length too.
     of = Config(**settings, seq_len=config.seq_len if own or config.step_position else 1)
     return _traced_size.__wrapped__(of) if own else _traced_size(of)  # a name may come to mean another object
 

@@ -116,14 +116,20 @@ def persistent(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_labels_that_know_of_each_other_but_not_of_their_inputs_are_unrelated():
-    (x, y), (_, others) = persistent(0, 0.9), persistent(1, 0.9)
+    (x, _), (_, others) = persistent(0, 0.9), persistent(1, 0.9)
     values = data_diagnosis.diagnose(load(x=x, y=others))
     assert values["verdict"]["cause"] == "labels_unrelated"
     # The same label with 0.85, or one of three again.
     assert "they are no noise: 90% are that of the step before, 33% by chance" in values["verdict"]["text"]
+
+
+@pytest.mark.full
+def test_the_same_labels_beside_their_own_inputs_are_sound():
+    x, y = persistent(0, 0.9)
     assert data_diagnosis.diagnose(load(x=x, y=y))["verdict"]["cause"] == "healthy"
 
 
+@pytest.mark.full
 def test_noise_of_many_steps_is_not_said_to_belong_elsewhere():
     x, _ = persistent(0, 0.9)
     y = np.random.default_rng(2).integers(0, 3, x.shape[:2])

@@ -140,7 +140,7 @@ EFFECTS = {
         ["--fresh_data"],  # only what validates is kept
         lambda c: tiny.start(c, tiny.programs_of(c))[1].labels.shape[1] == c.num_val,
     ),
-    "remat": (["--model=gru", "--remat", "--seq_len=9"], recomputes),
+    "remat": (["--model=lstm", "--remat", "--seq_len=9"], recomputes),
     "num_replicates": (
         ["--num_replicates=2"],
         lambda c: len(labels_used(c)) == 2 and not np.array_equal(*labels_used(c)),

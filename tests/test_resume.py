@@ -343,8 +343,8 @@ def test_the_line_of_a_stopped_run_resumes_it(cache_dir, unkilled, tmp_path):
         argument.removeprefix("--").split("=") for argument in resumed_command(err)[3:] if "=" in argument
     )
     given.pop("cache_dir")
-    assert given == {"workdir": str(tmp_path / "run")}
-    runs.succeed(resume=True, save_predictions=True, checkpoint_every=1, cache_dir=cache_dir, **given)
+    assert given == {"workdir": str(tmp_path / "run"), "checkpoint_every": "1"}
+    runs.succeed(resume=True, save_predictions=True, cache_dir=cache_dir, **given)
     assert runs.contents(tmp_path / "run") == expected
 
 

@@ -214,8 +214,8 @@ def test_the_result_holds_the_grid_the_environment_and_the_cells(swept):
 
 def test_piped_output_is_a_line_for_each_cell_and_the_result_last(swept):
     folder, printed = swept
-    *cells, last = printed.splitlines()
-    assert last == str(folder / "result.json")
+    *cells, page, last = printed.splitlines()
+    assert (page, last) == (f"to read: {folder / 'report.html'}", str(folder / "result.json"))
     assert [line.split("  ")[:3] for line in cells] == [
         [f"cell {n + 1}/4", f"seq_len={length}", f"model={model}"]
         for n, (length, model) in enumerate(itertools.product([1, 2], ["dense", "gru"]))
@@ -388,7 +388,7 @@ def test_a_signal_ends_the_epoch_in_hand_and_the_cell_itself_goes_on(monkeypatch
     code, _, err = end(monkeypatch, capsys, f"--workdir={folder}", *argv)
     assert code == 75
     assert "stopped after epoch 2 of 4 of cell 2 of 2" in err
-    assert err.splitlines()[-1].endswith(f"--resume --workdir='{tmp_path}/it'\"'\"'s stopped'")
+    assert err.splitlines()[-1].endswith(f"--resume '--workdir={tmp_path}/it'\"'\"'s stopped'")
     assert (folder / workdir.CHECKPOINTS).exists()
     result = run(folder, "--resume", *argv)
     assert epochs == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (2, 4)]
