@@ -27,6 +27,7 @@ from experiments.flags import benchmark_flags
 from experiments.suites import SUITES, limits
 from experiments.workdir import write_whole
 from seqjax import results
+from seqjax.config import ConfigError
 
 
 def machine() -> dict[str, Any]:
@@ -67,13 +68,16 @@ def shown(value: Any) -> str:
 def main(argv: list[str]) -> None:
     """Print a table for each suite, or with --json all of it; write benchmark.json."""
     suites, flags = benchmark_flags(argv, list(SUITES))
+    out = Path(flags["out"])
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError(f"out={out}: expected a file, in a folder that is there")
     command.use_compilation_cache(None)  # nothing here is timed while it compiles
     found = {"machine": machine(), "rounds": flags["rounds"], "suites": {}}
     for name in suites:
         found["suites"][name] = SUITES[name](flags["seed"], flags["rounds"])
     found = results.plain(found)
     text = json.dumps(found, indent=1, allow_nan=False)
-    write_whole(Path(flags["out"]), (text + "\n").encode())
+    write_whole(out, (text + "\n").encode())
     if flags["json"]:
         print(text)
         return

@@ -56,7 +56,8 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     except HelpRequested as help_text:
         print(doc, help_text, sep="\n")
     except UserCodeError as error:
-        print(error.frames.rstrip("\n"), file=sys.stderr)
+        if error.frames:
+            print(error.frames.rstrip("\n"), file=sys.stderr)
         fail(str(error), BAD_INPUT)
     except ConfigError as error:
         fail(f"{error} (--help lists the flags)", BAD_INPUT)

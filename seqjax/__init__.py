@@ -12,6 +12,7 @@ Results show themselves at a prompt and in a notebook; their `values` are what t
 """
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ def diagnose(x: Any, y: Any, **known: Any) -> "Diagnosis":
     one line, for what cannot be read.
     """
     from seqjax import arrays, data_diagnosis  # jax and flax take a while, and not everybody asks
+    from seqjax.config import unknown_name
 
     of_arrays = ("mask", "x_val", "y_val", "mask_val", "inputs", "labels_per", "batch_first")
+    names = [*of_arrays, *list(inspect.signature(data_diagnosis.diagnose).parameters)[1:]]
+    for name in known:
+        if name not in names:
+            raise unknown_name("argument", name, names)
     given = {name: known.pop(name) for name in of_arrays if name in known}
     return data_diagnosis.Diagnosis(data_diagnosis.diagnose(arrays.load(x=x, y=y, **given), **known))

@@ -220,7 +220,9 @@ def _own(config: Config, factory: Any, rule: Any) -> Task:
         task = guarded(factory, what)(config, rule)
         if not isinstance(task, Task):
             raise ConfigError(f"{what}: returned a {type(task).__name__}; expected a seqjax.Task")
-        task = dataclasses.replace(task, label_noise=config.label_noise or task.label_noise)
+        own_labels = functools.partial(_labels_of, guarded(task.labels_of, f"{what}: labels_of"), what)
+        noise = config.label_noise or task.label_noise
+        task = dataclasses.replace(task, label_noise=noise, labels_of=own_labels)
         _refuse_task(config, task, what)
     _refuse_labels(task, rule, f"--labels={config.labels}" if is_own(config.labels) else f"--task={config.task}")
     return task
@@ -232,6 +234,8 @@ def _labels_of(function: Callable[[Array], Any], what: str, events: Array) -> Ar
     if getattr(labels, "shape", None) != events.shape:
         found = list(getattr(labels, "shape", [])) or type(labels).__name__
         raise ConfigError(f"{what}: gives {found} for events {list(events.shape)}; expected a label for each step")
+    if np.dtype(labels.dtype).kind not in "iub":
+        raise ConfigError(f"{what}: gives {labels.dtype} labels; expected whole numbers")
     return np.asarray(labels, events.dtype) if isinstance(events, np.ndarray) else labels.astype(events.dtype)
 
 
@@ -243,8 +247,17 @@ def _refuse_task(config: Config, task: Task, what: str) -> None:
                 f"{what}: its Task has {name}={getattr(task, name)}; expected {getattr(config, name)}, as in the "
                 f"config (give --{name}={getattr(task, name)}, or make it of config.{name})"
             )
-    probs = np.asarray(task.event_probs, float)
-    if probs.ndim != 1 or (probs < 0).any() or abs(probs.sum() - 1) > 1e-6:
+    if not isinstance(task.num_classes, int) or task.num_classes < 2:
+        raise ConfigError(
+            f"{what}: its Task has num_classes={task.num_classes!r}; expected a whole number, 2 or more"
+        )
+    if not isinstance(task.label_noise, float | int) or not 0 <= task.label_noise <= 0.5:
+        raise ConfigError(f"{what}: its Task has label_noise={task.label_noise!r}; expected 0 to 0.5")
+    try:
+        probs = np.asarray(task.event_probs, float)
+    except (TypeError, ValueError):
+        probs = np.full(1, np.nan)
+    if probs.ndim != 1 or not (probs >= 0).all() or not abs(probs.sum() - 1) <= 1e-6:
         raise ConfigError(f"{what}: its event_probs are {probs.tolist()}; expected a probability for each event")
     n = max(2, TRIED // task.seq_len)
     inputs = guarded(task.draw_inputs, f"{what}: draw_inputs")(jax.random.key(0), n)
@@ -275,6 +288,11 @@ def _refuse_labels(task: Task, rule: LabelRule, what: str) -> None:
     words = np.random.default_rng(0).integers(0, num_events, (TRIED, task.seq_len), np.int32)
     words[:num_events] = np.arange(num_events, dtype=np.int32)[:TRIED, None]
     labels = guarded(task.labels_of, what)(words)
+    if not np.array_equal(labels, guarded(task.labels_of, what)(words[::-1].copy())[::-1]):
+        raise ConfigError(
+            f"{what}: gives other labels for the same events in another order of sequences, or when called again; "
+            f"expected a function of each sequence alone (for noise there is --label_noise)"
+        )
     if not _within(labels, task.num_classes):
         raise ConfigError(
             f"{what}: gives labels from {labels.min()} to {labels.max()}; expected 0 to {task.num_classes - 1} "

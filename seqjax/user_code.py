@@ -119,7 +119,7 @@ def guarded(function: Callable, what: str) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (UserCodeError, KeyboardInterrupt, GeneratorExit):
+        except (ConfigError, KeyboardInterrupt, GeneratorExit):  # UserCodeError is one
             raise
         except BaseException as error:  # sys.exit, and what frameworks cancel tasks with
             raise user_code_error(error, what) from error
