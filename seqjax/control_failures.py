@@ -133,12 +133,16 @@ def response(trial: Trial, shape: Shape) -> float:
     return float(odds[:, steps].std(0).mean())
 
 
-def as_it_began(trainer: Trainer, own: Trial) -> bool:
+def few_updates(trainer: Trainer) -> Trial:
+    """A training on as many sequences as one batch holds: the first loss it reports is that before any update."""
+    return trainer.run(data.own, ONE_BATCH)
+
+
+def as_it_began(trainer: Trainer, few: Trial, own: Trial) -> bool:
     """Whether outputs move with the input as they do after a few updates, but for an offset.
 
     Within a hundredth of that: float32 log-probabilities are known to far less, a trained layer moves by far more.
     """
-    few = trainer.run(data.own, ONE_BATCH)
     if few.predict is None or own.outputs is None:
         return False
     before, after = (log_odds(o, trainer.shape) for o in (trainer.read(few.predict, own.test.inputs), own.outputs))
@@ -146,10 +150,10 @@ def as_it_began(trainer: Trainer, own: Trial) -> bool:
     return bool(moved.std() <= 0.01 * after.std())
 
 
-def held_down(trainer: Trainer, own: Trial) -> list[Finding]:
+def held_down(few: Trial, own: Trial, shape: Shape) -> list[Finding]:
     """A penalty in the reported loss: before any update that is three times the loss of outputs that say nothing,
     theirs is not after a few, and it falls."""
-    limit, few = 3 * math.log(trainer.shape.num_classes), trainer.run(data.own, ONE_BATCH)
+    limit = 3 * math.log(shape.num_classes)
     if not few.losses or few.score is None or not few.losses[0] > limit or not few.score.loss < limit:
         return []
     if few.losses[-1] >= few.losses[0] or own.score is None:
@@ -210,7 +214,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             f"{reported}, yet the outputs that predict gives have {nats(score.loss)}",
             "Predict with the parameters that were trained: those that it uses know nothing.",
         )
-    if held := held_down(trainer, own):
+    few = few_updates(trainer)
+    if held := held_down(few, own, shape):
         return held
     if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape):
         return [hot]
@@ -229,7 +234,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     if how_often:
         what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, "
         what += f"guessing {nats(score.prior)})"
-        if spread > RESPONDS and as_it_began(trainer, own):
+        if spread > RESPONDS and as_it_began(trainer, few, own):
             return found(
                 "does_not_train",
                 f"{what}; they move with the input (log-odds spread {spread:.2g}) as they did after the first "
@@ -262,7 +267,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
             "for a gradient that is cut off.",
         )
-    seeded = is_seeded(trainer)
+    seeded = is_seeded(few, few_updates(trainer))
     for size in (n, n // FEWER):
         pair = (
             (own, flipped)
@@ -285,9 +290,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     )
 
 
-def is_seeded(trainer: Trainer) -> bool:
+def is_seeded(one: Trial, other: Trial) -> bool:
     """Whether two trainings on the same few sequences end in the same outputs, but for rounding."""
-    one, other = trainer.run(data.own, ONE_BATCH), trainer.run(data.own, ONE_BATCH)
     if one.outputs is None or other.outputs is None:
         return False
     return bool(np.abs(one.outputs.log_p - other.outputs.log_p).max() <= 10 * ROUNDING)

@@ -19,7 +19,15 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.arrays import Arrays
 from seqjax.control_data import CONTROLS, Control, Shape, View
-from seqjax.control_failures import at_chance, follows, held_down, knows_prior, meets_others, reversed_labels
+from seqjax.control_failures import (
+    at_chance,
+    few_updates,
+    follows,
+    held_down,
+    knows_prior,
+    meets_others,
+    reversed_labels,
+)
 from seqjax.control_findings import (
     batch_leak,
     confirmed,
@@ -256,7 +264,9 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
     if found == "learning":
         if too_slow(trial, 0.0, ratio):
             moved = meets_others(job.trainer, size) if knows_prior(trial, job.trainer.shape) else []
-            job.findings += moved or held_down(job.trainer, trial) or [slow(trial, ratio)]
+            job.findings += (
+                moved or held_down(few_updates(job.trainer), trial, job.trainer.shape) or [slow(trial, ratio)]
+            )
         job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
     else:
         job.row(control, True, f"Learnt: {names}.", trial, 0.0)
