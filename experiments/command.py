@@ -126,7 +126,7 @@ def _is_stdout(stream: TextIO) -> bool:
 class StopSignals:
     """SIGTERM and Ctrl-C set a flag that is looked at after each epoch; a second Ctrl-C leaves at once.
 
-    Heard in a thread: Python calls a signal's handler between its own instructions only, and an epoch is one of them.
+    Heard in a thread: Python calls a signal's handler between its own instructions only, and an epoch is one.
     """
 
     def __init__(self) -> None:

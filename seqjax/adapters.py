@@ -370,7 +370,7 @@ def _reader(found: Any, n: int, steps: int, num_classes: int | None, per: str) -
     match found:
         case (a, b, k) if (a, b) == (n, steps) and enough(k):
             return lambda out: out
-        case (a, b) if (a, b) == (n, steps) and units and steps > 1:
+        case (a, b) if (a, b) == (n, steps) and units and steps > 1 and (per, b) != ("sequence", num_classes):
             return lambda out: out[..., None]
         case (a, k) if a == n and enough(k) and (per == "sequence" or steps == 1):
             return lambda out: jnp.broadcast_to(out[:, None], (out.shape[0], steps, out.shape[1]))

@@ -34,6 +34,10 @@ class CheckpointError(RuntimeError):
     """No checkpoint can be used, or none can be written; one line says why."""
 
 
+class _OtherStateError(ValueError):
+    """A checkpoint whose leaves have other names, shapes or dtypes."""
+
+
 class Checkpoints:
     """The checkpoints in one folder; written in the background, the last few kept.
 
@@ -116,18 +120,27 @@ class Checkpoints:
         """The newest checkpoint that is whole, as NumPy arrays in the tree of `template`; None where none is.
 
         template: a pytree of arrays or `jax.ShapeDtypeStruct`.
+
+        Raises CheckpointError where every checkpoint is of another state, as when the model was changed since.
         """
         if not self.folder.exists():
             return None
-        wanted = _leaves(template)
+        wanted, others = _leaves(template), []
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 leaves, record = self._read(epoch, wanted)
             except Exception as error:
+                if isinstance(error, _OtherStateError):
+                    others.append(error)
                 self.problems.append(f"the checkpoint of epoch {epoch} is damaged ({_first_line(error)})")
                 continue
             treedef = jax.tree.structure(template)
             return Checkpoint(epoch, jax.tree.unflatten(treedef, list(leaves.values())), record)
+        if others and len(others) == len(self.problems):
+            raise CheckpointError(
+                f"the checkpoints in {self.folder} are of another model or optimiser: {_first_line(others[0])}; "
+                f"go on with the one that was trained, or begin anew with --overwrite"
+            )
         return None
 
     def _read(self, epoch: int, wanted: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -138,7 +151,7 @@ class Checkpoints:
         for name in wanted.keys() | stored.keys():
             found, expected = (_kind(tree.get(name)) for tree in (stored, wanted))
             if found != expected:
-                raise ValueError(f"{name} is {found}, expected {expected}")
+                raise _OtherStateError(f"{name} is {found}, expected {expected}")
         abstract = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
         args = self._args.Composite(state=self._args.StandardRestore(abstract), meta=self._args.JsonRestore())
         found = self._manager.restore(epoch, args=args)

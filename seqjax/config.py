@@ -71,7 +71,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("task", "labels", "model", "activation", "optimizer", "schedule", "readout", "vary"):
-            if not isinstance(getattr(self, name), str | None):
+            if not isinstance(getattr(self, name), str | None if name == "activation" else str):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a name")
         for name in ("step_position", "fresh_data", "remat"):
             if not isinstance(getattr(self, name), bool | None):

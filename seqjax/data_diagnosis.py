@@ -120,8 +120,8 @@ def diagnose(
         ),
         ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
     ):
-        if value is not None and not least <= value < math.inf:
-            raise ConfigError(f"{name}={value}: expected {right}")
+        if value is not None and not (isinstance(value, float | int) and least <= value < math.inf):
+            raise ConfigError(f"{name}={value!r}: expected {right}")
     if sees is not None and sees not in RUNGS:
         raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
     seconds, started = {}, time.perf_counter()

@@ -99,6 +99,8 @@ class Saving:
 
 def check(config: Config) -> None:
     """ConfigError for whatever a Config alone cannot judge: names, idle settings, memory."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config: is a {type(config).__name__}; expected a seqjax.Config")
     _refuse_beyond_memory(
         f"num_samples={config.num_samples}, seq_len={config.seq_len}, num_features={config.num_features}: "
         f"the data set",

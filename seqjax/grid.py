@@ -47,6 +47,11 @@ def sweep(watch: Callable[[int, str, Any], None] = lambda number, what, value: N
     Raises ConfigError for a value that is wrong by itself, and where no cell can run; a combination that cannot
     run is recorded with its error.
     """
+    if not callable(watch):
+        raise ConfigError(
+            f"watch: is a {type(watch).__name__}; expected a function; settings go by name, as in "
+            f"sweep(seq_len=[1, 2])"
+        )
     found = full_grid({name: value if isinstance(value, list) else [value] for name, value in grid.items()})
     cells = cells_of(found)
     check(found, cells)

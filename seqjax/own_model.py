@@ -140,9 +140,8 @@ def _refuse_modes(model: Trainable, params: Any, x: np.ndarray, what: str) -> No
         return
     out = np.asarray(model.apply(params, jnp.asarray(x)))
     training = np.asarray(model.apply_training(params, jnp.asarray(x), jax.random.key(1)))
-    if not np.allclose(
-        out, training, rtol=1e-3, atol=1e-5, equal_nan=True
-    ):  # rounding: two programs for one function
+    # Not to the bit: two programs for one function round differently.
+    if not np.allclose(out, training, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ConfigError(
             f"{what}: is another function in training (dropout, batch normalisation), which the kit's own "
             f"training does not know; leave it out, or hand over the whole training (experiments.diagnose --fit)"
@@ -156,11 +155,6 @@ def _kind(model: Trainable, params: Any, x: np.ndarray, num_classes: int, what: 
         raw = np.asarray(model.apply(of, jnp.asarray(x)))
         if not np.isfinite(raw).all():
             raise ConfigError(f"{what}: gives outputs that are not finite at its first parameters")
-        if raw.shape == (len(x), num_classes) == x.shape[:2]:
-            raise ConfigError(
-                f"{what}: gives {list(raw.shape)}, which may be {num_classes} classes or {num_classes} steps; "
-                f"expected {[*raw.shape, num_classes]}, or {[*raw.shape, 1]} for one unit a step"
-            )
         kinds.append(read_outputs(raw, len(x), x.shape[1], num_classes, what=what).kind)
     return kinds[0] if kinds[0] == kinds[1] else next(kind for kind in kinds if kind.startswith("logit"))
 

@@ -259,18 +259,34 @@ def _refuse_task(config: Config, task: Task, what: str) -> None:
         probs = np.full(1, np.nan)
     if probs.ndim != 1 or not (probs >= 0).all() or not abs(probs.sum() - 1) <= 1e-6:
         raise ConfigError(f"{what}: its event_probs are {probs.tolist()}; expected a probability for each event")
+    counts = task.count_probs
+    if counts is not None and not (
+        isinstance(counts, np.ndarray)
+        and counts.ndim == 2
+        and counts.dtype.kind == "f"
+        and (counts >= 0).all()
+        and len(counts) == len(probs)
+        and np.allclose(counts.sum(-1), probs, rtol=0, atol=1e-6)
+    ):
+        found = f"{counts.dtype} {list(counts.shape)}" if isinstance(counts, np.ndarray) else type(counts).__name__
+        raise ConfigError(
+            f"{what}: its count_probs are {found}; expected probabilities [{len(probs)}, K], whose rows add up to "
+            f"event_probs, or None"
+        )
     n = max(2, TRIED // task.seq_len)
     inputs = guarded(task.draw_inputs, f"{what}: draw_inputs")(jax.random.key(0), n)
     expected = (n, task.seq_len, task.num_features)
     if getattr(inputs, "shape", None) != expected or inputs.dtype != np.float32:
         found = f"{inputs.dtype} {list(inputs.shape)}" if hasattr(inputs, "shape") else type(inputs).__name__
         raise ConfigError(f"{what}: draw_inputs gives {found}; expected float32 {list(expected)}")
-    events = np.asarray(guarded(task.events_of, f"{what}: events_of")(np.asarray(inputs)))
+    own_events = guarded(task.events_of, f"{what}: events_of")
+    events = np.asarray(own_events(np.asarray(inputs)))
     if events.shape != expected[:2] or events.dtype.kind not in "iu" or not _within(events, len(probs)):
         raise ConfigError(
             f"{what}: events_of gives {events.dtype} {list(events.shape)} from {events.min()} to {events.max()}; "
             f"expected whole numbers {list(expected[:2])} below {len(probs)}, the length of event_probs"
         )
+    _refuse_untraceable(own_events, np.asarray(inputs), what, "inputs may be", "inputs.argmax(-1)")
     share = np.bincount(events.ravel(), minlength=len(probs)) / events.size
     # Six standard errors: steps of one sequence may go together, though they should not.
     wrong = np.abs(share - probs) > 6 * np.sqrt(probs * (1 - probs) / events.size) + 1e-9
@@ -298,14 +314,7 @@ def _refuse_labels(task: Task, rule: LabelRule, what: str) -> None:
             f"{what}: gives labels from {labels.min()} to {labels.max()}; expected 0 to {task.num_classes - 1} "
             f"(seqjax.tasks.LabelRule(..., num_classes=...) where there are more)"
         )
-    hint = "; events may be a NumPy or a JAX array: use their methods, such as events.cumsum(-1), or jax.numpy"
-    shape = jax.ShapeDtypeStruct(words.shape, words.dtype)
-    try:
-        jax.eval_shape(task.labels_of, shape)
-    except ConfigError as error:
-        if "Tracer" not in str(error):
-            raise
-        raise ConfigError(f"{what}: cannot be compiled{hint}") from error
+    _refuse_untraceable(task.labels_of, words, what, "events may be", "events.cumsum(-1)")
     # All sequences of its own length, or of as many steps as there may be.
     claims, of, steps = task.symmetric, task.labels_of, task.seq_len
     if num_events**steps > TRIED:
@@ -316,6 +325,19 @@ def _refuse_labels(task: Task, rule: LabelRule, what: str) -> None:
             f"{what}: is not symmetric: its labels change when events that they depend on change places; "
             f"expected symmetric=False"
         )
+
+
+def _refuse_untraceable(function: Callable, example: np.ndarray, what: str, may: str, way: str) -> None:
+    """ConfigError where a function of somebody's own is one of NumPy arrays only."""
+    try:
+        jax.eval_shape(function, jax.ShapeDtypeStruct(example.shape, example.dtype))
+    except ConfigError as error:
+        if "Tracer" not in str(error):
+            raise
+        raise ConfigError(
+            f"{what}: cannot be compiled; {may} a NumPy or a JAX array: use their methods, such as {way}, "
+            f"or jax.numpy"
+        ) from error
 
 
 def _within(values: np.ndarray, count: int) -> bool:

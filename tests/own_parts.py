@@ -38,6 +38,14 @@ def only_numpy(events):
     return np.array(events)
 
 
+def fractions(events):
+    return events / 2
+
+
+def chance(events):
+    return np.random.default_rng().integers(0, 2, events.shape)
+
+
 # --- Tasks ---
 
 
@@ -75,6 +83,20 @@ def whole_numbers(config, rule):
 
 def no_task(config, rule):
     return None
+
+
+def with_one(name, value):
+    """A task that is right but for one field."""
+    return lambda config, rule: dataclasses.replace(tokens(config, rule), **{name: value})
+
+
+one_class = with_one("num_classes", 1)
+much_noise = with_one("label_noise", 0.9)
+text_probs = with_one("event_probs", "even")
+events_in_numpy = with_one("events_of", lambda inputs: np.argmax(np.array(inputs), -1))
+flat_counts = with_one("count_probs", np.full(4, 0.25))
+other_counts = with_one("count_probs", np.full((4, 5), 0.25))
+list_counts = with_one("count_probs", [[0.25]] * 4)
 
 
 # --- Models ---

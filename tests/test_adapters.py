@@ -305,6 +305,13 @@ def test_a_plain_classifier_of_one_step():
     close(model.apply(params, x), apply(params, x))
 
 
+def test_as_many_outputs_a_sequence_as_there_are_steps_are_classes():
+    x = X[:, :2]
+    model = as_trainable((init, lambda p, x: apply(p, x)[:, -1, :2]), x, 2, labels_per="sequence")
+    params = model.init(jax.random.key(0))
+    close(model.apply(params, x), jnp.repeat(apply(params, x)[:, -1:, :2], 2, 1))
+
+
 def test_errors_of_a_model_are_the_users():
     def bad(params, x):
         return x @ jnp.ones((7, C))

@@ -142,3 +142,9 @@ def test_what_is_not_given_has_a_default_and_what_is_wrong_is_refused():
             benchmark_flags(["benchmark", wrong], ["a", "b"])
     with pytest.raises(HelpRequested):
         benchmark_flags(["benchmark", "--help"], ["a", "b"])
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_timed(tmp_path):
+    for out in (tmp_path, tmp_path / "nowhere" / "benchmark.json"):
+        with pytest.raises(ConfigError, match="expected a file, in a folder that is there"):
+            benchmark.main(["benchmark", f"--out={out}", "--rounds=1", "--suites=train"])

@@ -281,10 +281,15 @@ def renamed(tree):
     ],
 )
 def test_another_shape_dtype_or_structure_is_never_loaded(three, change, name):
-    found, problems = restored(three, change(state(0)))
-    assert found is None
-    assert len(problems) == 3
-    assert all(name in line and "\n" not in line for line in problems)
+    store = Checkpoints(three)
+    with pytest.raises(CheckpointError, match="of another model or optimiser") as error:
+        store.restore(change(state(0)))
+    store.close()
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(store.problems) == 3
+    found, problems = restored(three, state(0))
+    assert (found.epoch, problems) == (3, [])
 
 
 # -- A disk that does not take it -------------------------------------------------------------------

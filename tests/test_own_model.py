@@ -10,7 +10,7 @@ import tiny
 
 from experiments.flags import main_flags
 from seqjax import experiment, models, own_model
-from seqjax.checkpoints import Checkpoints
+from seqjax.checkpoints import CheckpointError, Checkpoints
 from seqjax.config import Config, ConfigError
 from seqjax.experiment import Saving, StoppedError
 from seqjax.forecasts import ForecastRefused, look_ahead_of
@@ -118,6 +118,19 @@ def test_a_stopped_run_of_own_parts_goes_on_to_the_same_bits(tmp_path):
         experiment.run(config, saving=saving)
     resumed = experiment.run(config, saving=dataclasses.replace(saving, should_stop=lambda: False))
     tiny.assert_same_bits(resumed.params, tiny.run(**OWN).params)
+
+
+def test_a_model_that_was_changed_is_not_gone_on_with(tmp_path, monkeypatch):
+    import own_parts
+
+    config = tiny.config(**OWN)
+    saving = Saving(lambda group: Checkpoints(tmp_path / str(group)), every=1, should_stop=lambda: True)
+    with pytest.raises(StoppedError):
+        experiment.run(config, saving=saving)
+    monkeypatch.setattr(own_parts, "window", lambda num_classes: own_parts.Window(2, num_classes))
+    with pytest.raises(CheckpointError, match=r"of another model or optimiser: .* is float32\[.*, expected"):
+        experiment.run(config, saving=saving)
+    assert [path.name for path in (tmp_path / "0").iterdir()] == ["1"]
 
 
 def test_a_resumed_run_keeps_the_names(tmp_path):

@@ -16,6 +16,7 @@ from seqjax.config import ConfigError
 from seqjax.data_diagnosis import Diagnosis
 from seqjax.grid import Sweep, sweep
 
+X, Y = np.zeros((200, 2, 3), np.float32), np.arange(400).reshape(200, 2) % 2
 DIAGNOSIS = {
     "data": {"num_sequences": 500, "seq_len": 2, "num_features": 3, "num_classes": 2},
     "ladder": [
@@ -168,5 +169,26 @@ def test_a_sweep_holds_a_record_for_every_cell_and_what_failed(swept):
 def test_a_grid_that_cannot_run_is_refused_in_one_line(swept, grid, said):
     with pytest.raises(ConfigError) as error:
         sweep(**grid)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- What is not meant ---
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: seqjax.run({"seq_len": 2}), "config: is a dict; expected a seqjax.Config"),
+        (lambda: seqjax.forecast(None), "config: is a NoneType; expected a seqjax.Config"),
+        (lambda: seqjax.sweep(tiny.config()), "settings go by name, as in sweep(seq_len=[1, 2])"),
+        (lambda: seqjax.diagnose(X, Y, observed_los=0.6), "did you mean observed_loss?"),
+        (lambda: seqjax.diagnose(X, Y, seed="a"), "seed='a': expected a whole number of at least 0"),
+        (lambda: seqjax.Config(task=None), "task=None: expected a name"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_what_is_not_meant_is_said_in_one_line(call, said):
+    with pytest.raises(ConfigError) as error:
+        call()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
