@@ -126,7 +126,7 @@ def _is_stdout(stream: TextIO) -> bool:
 class StopSignals:
     """SIGTERM and Ctrl-C set a flag that is looked at after each epoch; a second Ctrl-C leaves at once.
 
-    Heard in a thread: Python calls a signal's handler between its own instructions only, and an epoch is one.
+    A thread listens too: Python calls handlers between its own instructions only, and an epoch is one of them.
     """
 
     def __init__(self) -> None:
@@ -135,18 +135,22 @@ class StopSignals:
         os.set_blocking(told, False)
         signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, self._on_signal)
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.asked = True
+
     def _listen(self, heard: int) -> None:
+        first = True
         while True:
             (number,) = os.read(heard, 1)
-            if self.asked and number == signal.SIGINT:
+            if number == signal.SIGINT and not first:
                 os.write(2, b"stopped at once\n")
                 os._exit(INTERRUPTED)
             if number in (signal.SIGTERM, signal.SIGINT):
-                self.asked = True
                 os.write(2, b"stopping after this epoch (Ctrl-C again: at once)\n")
+                first = False
 
     def __call__(self) -> bool:
         return self.asked

@@ -91,7 +91,6 @@ def write(
 ) -> None:
     """Figures, the page, and `result.json` last; what was there goes when all that replaces it is made."""
     from seqjax.report import diagnosis_figures, figures  # brings matplotlib, which takes a while
-    from seqjax.report.page import FIGURES as ON_PAGE
     from seqjax.report.page import page
 
     drawn = diagnosis_figures.draw(values)
@@ -99,8 +98,7 @@ def write(
         of_model = {key: values[key] for key in OF_MODEL if key in values}
         drawn |= {OF_MODEL_NAMES.get(name, name): figure for name, figure in figures.draw(of_model).items()}
     pictures = {name: figures.png(figure) for name, figure in drawn.items()}
-    on_page = {name: figures.svg(figure).decode() for name, figure in drawn.items() if name in ON_PAGE}
-    whole = page(values, flags.repeat_line("experiments.diagnose", given), on_page)
+    whole = page(values, flags.repeat_line("experiments.diagnose", given))
     folder.clear()
     workdir.write_json(folder / "config.json", values["config"])
     for name, picture in pictures.items():

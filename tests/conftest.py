@@ -1,10 +1,18 @@
 """All tests run on the CPU, and labels that would broadcast against outputs raise."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # As the library compiles its own programs; a test waits for the compiler most of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# What one process of this session has compiled, no other needs to: neither pytest's second one nor a command.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 import dataclasses
 import signal
@@ -36,11 +44,16 @@ GROUPS = {
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        file = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(file, file)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0]).stem
+            return GROUP_OF.get(file, file)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ import test_figures as runs
 import tiny
 from test_page import cell, of_diagnosis, of_run, of_sweep, svgs
 
-from seqjax.report import diagnosis_figures, sweep_figure
+from seqjax.report import sweep_figure
 from seqjax.report.page import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -65,7 +65,7 @@ def made(name):
     if kind == "controls":
         values |= {"controls": [LONG, LONG | {"passed": True}], "receptive_field": runs.own(2)}
     values["config"]["data"] = "/a/folder" * 30
-    return page(values, command, svgs(diagnosis_figures, values))
+    return page(values, command)
 
 
 @pytest.fixture(scope="module")

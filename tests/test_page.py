@@ -16,8 +16,9 @@ import tiny
 from experiments import workdir
 from experiments.flags import diagnose_flags, main_flags, settings_of, settings_of_grid, sweep_flags
 from seqjax.config import Config
-from seqjax.report import diagnosis_figures, figures, markup, page_matrices, sweep_figure
+from seqjax.report import figures, markup, page_matrices, sweep_figure
 from seqjax.report.console import number
+from seqjax.report.diagnosis_console import RUNGS, best_curves
 from seqjax.report.page import FIGURES, changed_command, page
 
 COMMAND = "python -m experiments.main --seq_len=2"
@@ -298,7 +299,7 @@ def test_long_curves_are_thinned_and_keep_their_ends():
 @pytest.mark.parametrize("name", diagnoses.CASES)
 def test_every_number_of_a_diagnosis_is_on_its_page(name):
     values = of_diagnosis(name)
-    found = read(values, svgs=svgs(diagnosis_figures, values))
+    found = read(values)
     for entry in values["ladder"]:
         if entry["loss"] is not None:
             assert number(entry["loss"]) in found.text
@@ -313,6 +314,32 @@ def test_every_number_of_a_diagnosis_is_on_its_page(name):
         assert number(values["observed"]["loss"]) in found.text
     assert values["sentence"] in found.text
     assert "Report card" not in found.text
+
+
+@pytest.mark.parametrize("name", diagnoses.CASES)
+def test_the_learning_curves_have_a_line_for_each_rung(name):
+    found = read(of_diagnosis(name))
+    assert "Would more data help?" in found.text
+    shown = 0
+    for entry in best_curves(diagnoses.CASES[name]["ladder"]):
+        family = f", {entry['family']}" if entry["family"] else ""
+        assert f"{RUNGS[entry['rung']]}{family}: {number(entry['loss'])}" in found.text
+        assert (f", then about {number(entry['twice_the_data'])}" in found.text) or entry["settled"]
+        drawn = [path for path in found.all("path") if path.get("class") == f"line rung {entry['rung']}"]
+        assert drawn[0]["d"].count("L") == len(entry["curve"]["loss"]) - 1
+        (twice,) = (path for path in found.all("path") if path.get("class") == f"line rung {entry['rung']} twice")
+        assert "L100.0 " in twice["d"]
+        shown += 1
+    assert shown
+
+
+def test_sequences_are_shown_on_a_log_scale():
+    lines = [markup.Line("rung all", "", [0.6, 0.5, 0.4])]
+    chart = markup.chart("t", [1000, 2000, 4000], "sequences", lines, [], log_x=True)
+    (path,) = re.findall(r'd="([^"]+)" class="line rung all"', chart)
+    assert re.findall(r"[ML]([\d.]+) ", path) == ["0.0", "50.0", "100.0"]
+    assert "1,000" in chart
+    assert 'class="swatch"' not in chart
 
 
 def test_a_diagnosis_with_a_model_and_its_controls():

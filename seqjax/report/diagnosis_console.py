@@ -58,6 +58,28 @@ def rung_in_words(rung: str, family: str | None) -> str:
     return RUNGS[rung] + (f", {family}" if family else "")
 
 
+def best_curves(ladder: list[Entry]) -> list[Entry]:
+    """Of each rung that has a curve, the family with the lower loss."""
+    best: dict[str, Entry] = {}
+    for entry in ladder:
+        known = entry["loss"] is not None and entry["curve"] and points_of(entry)
+        if known and (entry["rung"] not in best or entry["loss"] < best[entry["rung"]]["loss"]):
+            best[entry["rung"]] = entry
+    return [best[rung] for rung in RUNGS if rung in best]
+
+
+def points_of(entry: Entry) -> list[tuple[int, float]]:
+    """Of a curve over sequences: how many there were, and the loss with them."""
+    curve = entry["curve"]
+    pairs = zip(curve["num_sequences"], curve["loss"], strict=True)
+    return [(number, loss) for number, loss in pairs if loss is not None]
+
+
+def more_data_in_words(curves: list[Entry]) -> str:
+    falling = sum(not entry["settled"] for entry in curves)
+    return f"More data would lower {f'{falling} of {len(curves)} rungs' if falling else 'no rung'}"
+
+
 def reading_in_words(reading: str | None) -> str:
     """What a loss or a history of losses looks like."""
     return READINGS.get(reading, reading.replace("_", " ")) if reading else "cannot tell"

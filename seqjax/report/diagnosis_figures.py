@@ -16,7 +16,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from seqjax.report.diagnosis_console import RUNGS, reading_in_words, rung_in_words
+from seqjax.report.diagnosis_console import (
+    RUNGS,
+    best_curves,
+    more_data_in_words,
+    points_of,
+    reading_in_words,
+    rung_in_words,
+)
 from seqjax.report.figures import (
     BLUE,
     FAINT,
@@ -281,28 +288,8 @@ def _numbers(ax: Axes, size: np.ndarray, unknown: np.ndarray, needs: np.ndarray,
 # --- Learning curves ---------------------------------------------------------------------------------------------
 
 
-def best_curves(ladder: list[Entry]) -> list[Entry]:
-    """Of each rung that has a curve, the family with the lower loss."""
-    best: dict[str, Entry] = {}
-    for entry in ladder:
-        known = entry["loss"] is not None and entry["curve"] and _points(entry)
-        if known and (entry["rung"] not in best or entry["loss"] < best[entry["rung"]]["loss"]):
-            best[entry["rung"]] = entry
-    return [best[rung] for rung in RUNGS if rung in best]
-
-
-def _points(entry: Entry) -> list[tuple[int, float]]:
-    curve = entry["curve"]
-    pairs = zip(curve["num_sequences"], curve["loss"], strict=True)
-    return [(number, loss) for number, loss in pairs if loss is not None]
-
-
 def _learning_curves(curves: list[Entry]) -> Figure:
-    falling = sum(not entry["settled"] for entry in curves)
-    title = (
-        f"More data would lower {falling} of {len(curves)} rungs" if falling else "More data would lower no rung"
-    )
-    figure = titled_figure(5.3, title, "the better family of each rung")
+    figure = titled_figure(5.3, more_data_in_words(curves), "the better family of each rung")
     ax = axes(figure, 1.0, 1.2, 4.25, 3.5)
     ax.set(xscale="log", xlabel="sequences", ylabel="loss (nats per scored step)")
     drawn: list[float] = []
@@ -313,7 +300,7 @@ def _learning_curves(curves: list[Entry]) -> Figure:
     for above, entry in zip(range(len(curves))[::-1], curves[::-1], strict=True):
         colour, marker = LINES[entry["rung"]]
         size = 5 + 1.3 * above
-        points = _points(entry)
+        points = points_of(entry)
         (*_, (n, loss)) = points
         ax.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=size, lw=size / 3, gid=entry["rung"])
         end = loss

@@ -176,16 +176,25 @@ def heights(losses: list[float], floors: list[float]) -> Heights:
 
 
 def chart(
-    title: str, x: Sequence[float], x_name: str, lines: list[Line], floors: list[tuple[str, str, float]]
+    title: str,
+    x: Sequence[float],
+    x_name: str,
+    lines: list[Line],
+    floors: list[tuple[str, str, float]],
+    log_x: bool = False,
 ) -> Html:
-    """Lines with constant ones, `floors` (class, name, y), and what each is; see `heights`."""
+    """Lines with constant ones, `floors` (class, name, y), and what each is; see `heights`.
+
+    A line without a name is not in the legend.
+    """
     known = [y for line in lines for y in line.y if y is not None]
     known += [end for line in lines for pair in line.band or () for end in pair or () if end is not None]
     up = heights(known, [y for _, _, y in floors])
     every = -(-len(x) // MAX_POINTS)
     shown = sorted({*range(0, len(x), every), len(x) - 1})
-    span = x[-1] - x[0]
-    across = [round(100 * (value - x[0]) / span, 2) if span else 50.0 for value in x]
+    at = [math.log(value) for value in x] if log_x else x
+    span = at[-1] - at[0]
+    across = [round(100 * (value - at[0]) / span, 2) if span else 50.0 for value in at]
 
     shapes = [el("path", d=f"M0 {up(tick)}h100", class_="grid") for tick in up.ticks()]
     shapes += [el("path", d=f"M0 {up(y)}h100", class_=kind) for kind, _, y in floors if y >= up.low]
@@ -195,9 +204,9 @@ def chart(
         shapes.append(el("path", d=_path(shown, across, up, line.y), class_=f"line {line.kind}"))
     picture = el("svg", *shapes, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
     labels = [el("span", f"{tick:g}", style=f"top:{up(tick)}%") for tick in up.ticks()]
-    ends = [el("span", f"{value:g}") for value in ([x[0], x[-1]] if span else x[:1])]
+    ends = [el("span", f"{value:,}") for value in ([x[0], x[-1]] if span else x[:1])]
     below = el("div", ends[0], el("span", x_name), *ends[1:], class_="across")
-    keys = [(line.kind, line.name) for line in lines]
+    keys = [(line.kind, line.name) for line in lines if line.name]
     keys += [(kind, name if y >= up.low else f"{name}, below this picture") for kind, name, y in floors]
     legend = [el("li", _swatch(kind), name) for kind, name in keys]
     unit = el("div", "nats per step, log scale" if up.log else "nats per step", class_="unit")

@@ -176,6 +176,7 @@ PARTS = (
     ("Step by step", of_run.per_step),
     ("At other lengths", of_run.lengths),
     ("What each class of model can reach", of_diagnosis.ladder),
+    ("Would more data help?", of_diagnosis.learning_curves),
     ("What was observed", of_diagnosis.observed),
     ("Report card of the controls", of_diagnosis.controls),
     ("Findings", of_diagnosis.findings),
@@ -186,5 +187,4 @@ AFTER_STEPS = 6  # where the remedies stand, which need the command
 FIGURES = {
     "sweep": "Outcome against forecast",
     "loss_by_length": "Loss by length",
-    "learning_curves": "Would more data help?",
 }

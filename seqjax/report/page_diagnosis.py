@@ -3,8 +3,15 @@
 from typing import Any
 
 from seqjax.report.console import interval, number
-from seqjax.report.diagnosis_console import RUNGS, reading_in_words, rung_in_words
-from seqjax.report.markup import Html, Mark, counted, el, in_words, join, scale_of, strip, table
+from seqjax.report.diagnosis_console import (
+    RUNGS,
+    best_curves,
+    more_data_in_words,
+    points_of,
+    reading_in_words,
+    rung_in_words,
+)
+from seqjax.report.markup import Html, Line, Mark, chart, counted, el, in_words, join, scale_of, strip, table
 
 Values = dict[str, Any]
 
@@ -53,6 +60,28 @@ def _rung(entry: Values, values: Values, observed: Values) -> Html:
     if observed and key == (observed.get("rung"), observed.get("family")):
         lines.append(el("div", f"observed: {number(observed['loss'])}", class_="mark"))
     return join(lines)
+
+
+def learning_curves(values: Values) -> Html | None:
+    """The better family of each rung; what sees most is drawn first and widest, so that all of them show."""
+    curves = best_curves(values.get("ladder") or [])
+    if not curves:
+        return None
+    most = {entry["rung"]: points_of(entry)[-1][0] for entry in curves}
+    x = sorted({n for entry in curves for n, _ in points_of(entry)} | {2 * n for n in most.values()})
+    lines = []
+    for entry in curves[::-1]:
+        losses, last = dict(points_of(entry)), most[entry["rung"]]
+        family = f", {entry['family']}" if entry["family"] else ""
+        then = "" if entry["settled"] else f", then about {number(entry['twice_the_data'])}"
+        name = f"{RUNGS[entry['rung']]}{family}: {number(entry['loss'])}{then}"
+        kind = f"rung {entry['rung']}"
+        lines.append(Line(kind, name, [losses.get(n) for n in x]))
+        if entry["twice_the_data"] is not None:
+            ahead = {last: losses[last], 2 * last: entry["twice_the_data"]}
+            lines.append(Line(f"{kind} twice", "", [ahead.get(n) for n in x]))
+    note = el("p", f"{more_data_in_words(curves)}. Dashed: projected, for twice the data.", class_="muted")
+    return join([chart("loss by the number of sequences", x, "sequences", lines, [], log_x=True), note])
 
 
 def observed(values: Values) -> Html | None:
