@@ -351,9 +351,9 @@ def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | N
     a, b = (climbed.losses.get(key) for key in (less, more))
     if a is None or b is None:
         return 0.0, 0.0
-    return float((a - b).sum() / climbed.counts.sum()), float(
-        ladders.ratio_draws((a - b)[None], climbed.counts).std()
-    )
+    total = climbed.counts.sum()
+    mean = (a - b).sum() / total
+    return float(mean), float(np.sqrt(np.square(a - b - mean * climbed.counts).sum()) / total)
 
 
 def account(climbed: Ladder, on: tuple[str, str | None], causal: bool = False) -> list[Finding]:

@@ -122,11 +122,12 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     else:
         bits = x.astype(np.int64).view(np.uint64)
     # splitmix64's finaliser: a float's low bits are mostly zero, and a plain product would keep them so.
-    bits ^= bits >> np.uint64(30)
+    moved = bits >> np.uint64(30)
+    bits ^= moved
     bits *= np.uint64(0xBF58476D1CE4E5B9)
-    bits ^= bits >> np.uint64(27)
+    bits ^= np.right_shift(bits, np.uint64(27), out=moved)
     bits *= np.uint64(0x94D049BB133111EB)
-    bits ^= bits >> np.uint64(31)
+    bits ^= np.right_shift(bits, np.uint64(31), out=moved)
     return bits
 
 
@@ -194,8 +195,8 @@ def _axes_swapped(s: _Sample) -> Iterator[Note]:
     steps = s.x.shape[1]
     if steps < 2:
         return
-    columns = min(steps, max(256, 2**16 // s.block))
-    rows = min(s.block, 2**16 // columns)
+    columns = min(steps, max(256, 2**15 // s.block))
+    rows = min(s.block, 2**15 // columns)
     x, y, here = s.x[:rows, :columns], s.y[:rows, :columns], s.present[:rows, :columns]
     rng = np.random.default_rng(0)
     if s.tokens:  # eight random signs for each token

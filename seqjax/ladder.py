@@ -126,8 +126,11 @@ def sample(arrays: Arrays, batch: Batch, seed: int = 0, scale: Scale | None = No
     width = min(arrays.num_tokens, MAX_TOKENS) if arrays.num_tokens else features
     size = min(n, MAX_SEQUENCES, max(2_000, MAX_STEPS // steps), max(MIN_SEQUENCES, MAX_VALUES // (steps * width)))
     rows = np.random.default_rng(seed).permutation(n)[:size]
-    back = np.argsort(np.argsort(rows))  # read in the order of the file
-    x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
+    if isinstance(batch.inputs, np.memmap):  # read in the order of the file
+        back = np.argsort(np.argsort(rows))
+        x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
+    else:
+        x, y, mask = (np.asarray(part)[rows] for part in batch)
     scale = scale or scale_of(x, mask)
     return Batch(prepared(x, arrays.num_tokens, scale), y.astype(np.int32), mask), scale
 
@@ -147,7 +150,10 @@ def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:
     if num_tokens:
         width = min(num_tokens, MAX_TOKENS)
         return np.eye(width, dtype=np.float32)[np.minimum(x[..., 0], width - 1)]
-    return np.clip((x.astype(np.float32) - scale[0]) / scale[1], -10, 10).astype(np.float32)
+    found = x.astype(np.float32)
+    found -= scale[0]
+    found /= scale[1]
+    return np.clip(found, -10, 10, out=found)
 
 
 def best_probe(ladder: Ladder) -> tuple[Fit, int] | None:
@@ -523,8 +529,9 @@ def sufficient(ladder: Ladder) -> Key:
             if key[1] != "linear" and within_reach(of[key], beaten.max()):
                 return "cannot_tell", None
             continue
-        unsettled = [of[k].ci95 for k in more if not of[k].settled]
-        if any((of[key].loss or 0.0) - (interval or (0.0,))[0] > 2 * SETTLED for interval in unsettled):
+        # What more sequences would bring to both of them makes no difference.
+        least = {k: (of[k].ci95 or (0.0,))[0] for k in (key, *more)}
+        if any(least[key] - least[k] > 2 * SETTLED for k in more if not of[k].settled):
             return "cannot_tell", None
         return key
     raise AssertionError("the last rung has none above it")

@@ -4,6 +4,7 @@ Imports `batch`, `models` and `devices`.  A *sight* says what a probe may use; o
 program trains every probe of a kind, each sight on each part, side by side.
 """
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ EMBED = 8  # directions of a step's features that a probe looks along: few, so t
 MADE = 16  # functions that a pooled probe makes of these, before steps meet
 WINDOW = 2  # steps to either side that it sees by their distance; those further off by their position alone
 CHUNK_STEPS = 2**12  # evaluated at once
+TRACING = threading.Lock()  # Python runs one thread at a time: one kind of probe trains while the next is traced
 CHECKS = 8  # how often a probe's loss on its stop split is looked at; the best of them is kept
 
 
@@ -253,7 +255,9 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
     keys = jax.random.split(jax.random.key(0), len(parts.num_train))
     size = len(keys) // 2 if len(keys) % 2 == 0 else len(keys)
     given = (data, take(parts, slice(size)), sights, take(starts, slice(size)), keys[:size])
-    compiled = jax.jit(fit).lower(*given).compile(compiler_options())
+    with TRACING:
+        lowered = jax.jit(fit).lower(*given)
+    compiled = lowered.compile(compiler_options())
 
     def in_threads(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:
         def run(rows: slice) -> Fitted:
