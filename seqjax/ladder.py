@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from seqjax import probes
@@ -245,7 +244,7 @@ def directions(data: Batch, unravel: Callable[[Any], Any], linear: Fit, number: 
     """
     features = data.inputs.shape[2]
     some = np.asarray(data.inputs[:: max(1, len(data.inputs) // 2_000)]).reshape(-1, features)
-    tree = jax.device_get(jax.vmap(jax.vmap(unravel))(linear.fitted.params))
+    tree = unravel(linear.fitted.params)
     slopes = tree["Dense_0"]["kernel"].swapaxes(1, 2).reshape(*tree["offset"].shape[:1], features, -1)
     if "slopes" in tree:
         across = np.moveaxis(tree["slopes"], 4, 1)
@@ -529,9 +528,11 @@ def sufficient(ladder: Ladder) -> Key:
             if key[1] != "linear" and within_reach(of[key], beaten.max()):
                 return "cannot_tell", None
             continue
-        # What more sequences would bring to both of them makes no difference.
         least = {k: (of[k].ci95 or (0.0,))[0] for k in (key, *more)}
-        if any(least[key] - least[k] > 2 * SETTLED for k in more if not of[k].settled):
-            return "cannot_tell", None
+        for k in more:
+            # What more sequences would bring to both of them makes no difference.
+            left, apart = (of[key].loss or 0.0) - least[k], least[key] - least[k]
+            if not of[k].settled and left > 2 * SETTLED and apart > SETTLED:
+                return "cannot_tell", None
         return key
     raise AssertionError("the last rung has none above it")

@@ -174,6 +174,20 @@ class Probes(NamedTuple):
     unravel: Callable[[Array], Any]
 
 
+def unraveller(shapes: Any) -> Callable[[Array], Any]:
+    """From flat parameters `[..., P]`, NumPy or JAX, to a tree of arrays `[..., *shape]`."""
+    leaves, tree = jax.tree.flatten(shapes)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def unravel(flat: Array) -> Any:
+        return tree.unflatten(
+            flat[..., end - leaf.size : end].reshape(*flat.shape[:-1], *leaf.shape)
+            for leaf, end in zip(leaves, ends, strict=True)
+        )
+
+    return unravel
+
+
 def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Probes:
     """Compile the training of `net` on every part (leading axis of `parts`) for every sight.
 
@@ -183,11 +197,10 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
     schedule = optax.cosine_onecycle_schedule(check_every * CHECKS, how.learning_rate, 0.15, 10, 100)
     optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(how.weight_decay))
     num_sights = len(sights.position)
-    first = jax.tree.map(lambda a: jnp.asarray(a[0]), sights)
-    example = jnp.zeros((1, *data.inputs.shape[1:]))
+    first = jax.tree.map(lambda a: a[0], sights)
+    example = np.zeros((1, *data.inputs.shape[1:]), np.float32)
     # One flat vector of parameters for each probe: the optimiser is compiled once, not once a layer.
-    shapes = jax.eval_shape(lambda key: net.init(key, example, first)["params"], jax.random.key(0))
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))[1]
+    unravel = unraveller(jax.eval_shape(lambda: net.init(jax.random.key(0), example, first)["params"]))
 
     def apply(params: Array, x: Array, sight: Sight) -> Any:
         return net.apply({"params": unravel(params)}, x, sight)
@@ -245,27 +258,28 @@ def build(net: nn.Module, how: Training, data: Batch, parts: Part, sights: Sight
         logits = outputs(best, jnp.concatenate([part.stop, part.test]))
         return Fitted(best, logits[:, : len(part.stop)], logits[:, len(part.stop) :], curve.T)
 
-    def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None, keys: Array) -> Fitted:
+    def fit(data: Batch, parts: Part, sights: Sight, starts: Array | None, numbers: Array) -> Fitted:
+        keys = jax.random.split(jax.random.key(0), num_parts)[numbers]
         return jax.vmap(fit_part, (None, 0, None, 0, 0))(data, parts, sights, starts, keys)
 
     def take(tree: Any, rows: slice) -> Any:
         return jax.tree.map(lambda leaf: leaf[rows], tree)
 
     # Matrices are too small to be worth two cores: half of the parts in each of two threads are.
-    keys = jax.random.split(jax.random.key(0), len(parts.num_train))
-    size = len(keys) // 2 if len(keys) % 2 == 0 else len(keys)
-    given = (data, take(parts, slice(size)), sights, take(starts, slice(size)), keys[:size])
+    num_parts = len(parts.num_train)
+    size = num_parts // 2 if num_parts % 2 == 0 else num_parts
+    given = (data, take(parts, slice(size)), sights, take(starts, slice(size)), np.arange(size))
     with TRACING:
         lowered = jax.jit(fit).lower(*given)
     compiled = lowered.compile(compiler_options())
 
     def in_threads(data: Batch, parts: Part, sights: Sight, starts: Array | None) -> Fitted:
         def run(rows: slice) -> Fitted:
-            found = compiled(data, take(parts, rows), sights, take(starts, rows), keys[rows])
+            found = compiled(data, take(parts, rows), sights, take(starts, rows), np.arange(rows.start, rows.stop))
             return jax.tree.map(np.asarray, found)
 
         with ThreadPoolExecutor(2) as pool:
-            found = list(pool.map(run, (slice(i, i + size) for i in range(0, len(keys), size))))
+            found = list(pool.map(run, (slice(i, i + size) for i in range(0, num_parts, size))))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
     return Probes(in_threads, apply, unravel)
