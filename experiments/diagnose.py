@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments import command, workdir
 from experiments.flags import RunFlags, diagnose_flags
@@ -26,7 +27,8 @@ from seqjax.report import diagnosis_console
 from seqjax.results import plain
 
 DOING = {  # what is being done after what was said
-    "load": "training probes",
+    "load": "compiling and training probes",
+    "probes": "training probes: {done} of {of} kinds are done",
     "ladder": "swapping steps",
     "fit": "your training, on your arrays",
     "model": "what your model sees",
@@ -69,17 +71,20 @@ def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, re
 
 @contextlib.contextmanager
 def progress() -> Iterator[Any]:
-    """On stderr, what is being done: on a terminal a line that changes, elsewhere a line for each stage."""
+    """On stderr, what is being done and for how long: on a terminal a line that changes, elsewhere a line for each
+    stage."""
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     stages = []
-    with console.status("looking at the arrays") as status:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("looking at the arrays", total=None)
 
         def watch(what: str, value: Any) -> None:
             if what not in DOING:
                 return
             text = DOING[what].format_map(value if isinstance(value, dict) else {})
-            status.update(text)
-            if not console.is_terminal and what not in stages:
+            bar.update(task, description=text)
+            if not console.is_terminal and what not in (*stages, "probes"):
                 console.print(text)
             stages.append(what)
 

@@ -4,8 +4,10 @@ python -m experiments.main --seq_len=2
 """
 
 import contextlib
+import importlib
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +22,8 @@ from seqjax.checkpoints import Checkpoints
 from seqjax.config import Config
 from seqjax.experiment import Result, StoppedError
 from seqjax.report.console import RunReport
+
+FIGURES = "seqjax.report.figures"
 
 
 def main(argv: list[str]) -> None:
@@ -60,6 +64,8 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
                 if what == "epoch":
                     workdir.append_line(folder / "metrics.jsonl", value)
                 if what == "resumed":
+                    # Matplotlib takes a while to import; it may do so while the model trains.
+                    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
                     folder.forget_epochs(value["group"], value["epoch"])
                 report.watch(what, value)
                 if board is not None:

@@ -166,6 +166,7 @@ def _signature(function: Any) -> str:
 
 
 def is_key(name: str) -> bool:
+    """Whether an argument of this name takes a random key."""
     return name in (*KEYS, "rngs") or name.lower().endswith("key")
 
 

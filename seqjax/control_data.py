@@ -46,6 +46,7 @@ class Shape(NamedTuple):
 
     @property
     def prior(self) -> float:
+        """Nats of labels drawn with these frequencies: what guessing costs."""
         return entropy(self.frequencies)
 
 
@@ -154,6 +155,7 @@ def scored(shape: Shape, n: int) -> np.ndarray:
 
 
 def own(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = False) -> Batch:
+    """The label is the event of its own step."""
     events = draw_events(n, shape, rng)
     return Batch(show(events, shape, rng, scaled), shape.classes[events], scored(shape, n))
 
@@ -207,11 +209,13 @@ def shifted(back: Callable[[Shape], int]) -> Draw:
 
 
 def by_position(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = False) -> Batch:
+    """The label is the number of the step, counted round the classes."""
     labels = np.broadcast_to(shape.classes[np.arange(shape.steps) % len(shape.classes)], (n, shape.steps))
     return Batch(show(draw_events(n, shape, rng), shape, rng, scaled), labels.copy(), scored(shape, n))
 
 
 def last_event(shape: Shape, n: int, rng: np.random.Generator, scaled: bool = False) -> Batch:
+    """Every label is the event of the last step."""
     events = draw_events(n, shape, rng)
     labels = np.repeat(events[:, -1:], shape.steps, 1)
     return Batch(show(events, shape, rng, scaled), shape.classes[labels], scored(shape, n))

@@ -94,6 +94,7 @@ def shifted(trainer: Trainer, trial: Trial) -> tuple[str, str, str] | None:
 
 
 def of_own_feature(trial: Trial, cause: str, evidence: str, remedy: str) -> Finding:
+    """What the control shows in which one feature of a step is its label."""
     return finding(cause, trial, 0.0, f"One feature is the label: {evidence}.", remedy)
 
 
@@ -178,6 +179,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     def found(cause: str, evidence: str, remedy: str) -> list[Finding]:
         return [of_own_feature(own, cause, evidence, remedy)]
 
+    # From this one training: numbers, names and places of classes, the sign.
     if not math.isfinite(sum(losses)) or not score.finite:
         return not_finite(trainer, own)
     if names := renamed(own, shape):
@@ -197,6 +199,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             f"accuracy {score.accuracy:.3f}, far below the {least:.3f} of naming the rarest class; {reported}",
             "The loss has the wrong sign: minimise it, do not maximise it.",
         )
+    # Beside the same with labels the other way round: forms of output, another loss, other parameters.
     flipped = trainer.run(data.own, n, reversed_labels(shape))
     if flipped.score is None or flipped.outputs is None:
         return []
@@ -214,6 +217,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             f"{reported}, yet the outputs that predict gives have {nats(score.loss)}",
             "Predict with the parameters that were trained: those that it uses know nothing.",
         )
+    # Beside a few updates: too large steps, a penalty.
     few = few_updates(trainer)
     if held := held_down(few, own, shape):
         return held
@@ -226,6 +230,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         )
         jump = f"; from one epoch to the next it rose by {nats(curve.jump)}" if curve and jumps else ""
         return found("learning_rate_high", text + jump, facts.LOWER)
+    # By what outputs know all the same: how often each class occurs, and no more.
     spread, how_often = response(own, shape), knows_prior(own, shape) and knows_prior(flipped, shape)
     if how_often and spread > RESPONDS and (moved := meets_others(trainer, n)):
         return moved
@@ -267,6 +272,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
             "for a gradient that is cut off.",
         )
+    # They know nothing: too small steps leave a trace in the right direction, no steps leave none.
     seeded = is_seeded(few, few_updates(trainer))
     for size in (n, n // FEWER):
         pair = (

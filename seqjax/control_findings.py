@@ -47,10 +47,12 @@ def excess(trial: Trial, reachable: float) -> tuple[float, tuple[float, float]]:
 
 
 def finding(cause: str, trial: Trial, reachable: float, evidence: str, remedy: str) -> Finding:
+    """A cause, with what a trial lost above what was there to reach."""
     return Finding(cause, *excess(trial, reachable), evidence, remedy)
 
 
 def counted(loss: float) -> str:
+    """A loss for a sentence, also one that is no number."""
     return nats(loss) if math.isfinite(loss) else str(loss)
 
 
@@ -118,6 +120,7 @@ def overshoot(trials: list[tuple[str, Trial]], shape: Shape) -> Finding | None:
 
 
 def slow(trial: Trial, ratio: float) -> Finding:
+    """A loss that falls steadily and was not given the time; with so many times the updates, too."""
     curve = facts.course(trial.losses)
     assert curve is not None
     epochs = len(trial.losses or [])
@@ -284,6 +287,7 @@ def learns_empty_padding(trainer: Trainer, n: int) -> tuple[bool, float]:
 
 
 def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding | None, str]:
+    """What is wrong where garbage stands in the padding, if anything, and the numbers in words."""
     found, wrong = padding_state(trainer, own, trial)
     assert trial.score is not None
     assert own.score is not None

@@ -74,9 +74,11 @@ class Trainer(NamedTuple):
 
     @property
     def num_test(self) -> int:
+        """Sequences on which a trial is judged."""
         return self.tests or int(np.clip(4096 // self.shape.steps, 256, 2048))
 
     def read(self, predict: Callable[[np.ndarray], Any], x: np.ndarray) -> Outputs:
+        """Outputs of a predict, whatever it prints or warns of."""
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = predict(x)

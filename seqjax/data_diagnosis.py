@@ -37,6 +37,7 @@ class Diagnosis(Shown, dict):
     """The dict of a diagnosis, which shows itself at a prompt and in a notebook."""
 
     def shown(self) -> dict[str, Any]:
+        """What is shown at a prompt."""
         return self
 
 
@@ -97,33 +98,14 @@ def diagnose(
     history: a file that holds its curve; column: which one, where the file has several.
     causal: outputs may not depend on later steps.  observed_accuracy: the share of scored steps that is right.
     control_samples, control_seconds: of the control experiments; see `model_diagnosis.look`.
-    watch: called with "data", "rung" and the like and a plain value as they are known.
+    watch: called with "probes", "ladder" and the like and a plain value as they are known.
 
     Raises ConfigError where the arrays are too few, or what was observed cannot be read.
     """
     given = {name: value for name, value in locals().items() if name not in ("arrays", "watch")}
     own = {"predict": predict, "model": model, "fit": fit}
     own = {name: value for name, value in own.items() if value is not None}
-    if len(own) > 1:
-        raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
-    if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
-        raise ConfigError(
-            f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
-        )
-    for name, value, least, right in (
-        ("seed", seed, 0, "a whole number of at least 0"),
-        (
-            "control_samples",
-            control_samples or LEAST_CONTROL,
-            LEAST_CONTROL,
-            f"0 for none, or {LEAST_CONTROL} or more",
-        ),
-        ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
-    ):
-        if value is not None and not (isinstance(value, float | int) and least <= value < math.inf):
-            raise ConfigError(f"{name}={value!r}: expected {right}")
-    if sees is not None and sees not in RUNGS:
-        raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
+    _refuse(own, observed_accuracy, seed, control_samples, control_seconds, sees)
     seconds, started = {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -152,10 +134,14 @@ def diagnose(
                 f"{name}={value}: controls are trainings; add --fit, or a --model that JAX can train"
             )
     lap("load")
+
+    # The ladder, what is odd about the arrays, and which step each label needs.
     watch("load", None)
     with ThreadPoolExecutor(1) as pool:  # facts keep NumPy busy, probes XLA: side by side they take no longer
         noted = pool.submit(data_facts.facts, arrays)
-        climbed = ladders.climb(sample, arrays.num_classes)
+        climbed = ladders.climb(
+            sample, arrays.num_classes, lambda done, of: watch("probes", {"done": done, "of": of})
+        )
         lap("ladder")
         notes = noted.result()
     lap("facts")
@@ -170,6 +156,8 @@ def diagnose(
     values["sufficient_rung"], values["sufficient_family"] = climbed.sufficient
     values["sentence"] = sentence(climbed)
     values |= _dependence(swaps)
+
+    # What a model or training does.
     looked = None
     if taken is not None:
         looked = model_diagnosis.look(
@@ -190,6 +178,8 @@ def diagnose(
         if looked.on is not None:
             sees, linear = looked.on[0], looked.on[1] == "linear"
         started = time.perf_counter()
+
+    # What was observed, and what all of it means.
     readings: dict[str, Any] = {"observed": None, "curve": None}
     if curves is not None:
         readings["curve"] = _history(curves, climbed, values["ladder"])
@@ -209,6 +199,33 @@ def diagnose(
     values["verdict"] = verdict(values, climbed, found, looked)
     values["environment"] = environment(seconds)
     return plain(values)
+
+
+def _refuse(
+    own: dict[str, Any],
+    observed_accuracy: Any,
+    seed: Any,
+    control_samples: Any,
+    control_seconds: Any,
+    sees: str | None,
+) -> None:
+    """ConfigError for what can be judged before anything is looked at."""
+    if len(own) > 1:
+        raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
+    if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
+        raise ConfigError(
+            f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
+        )
+    samples, least_samples = control_samples or LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"
+    for name, value, least, right in (
+        ("seed", seed, 0, "a whole number of at least 0"),
+        ("control_samples", samples, LEAST_CONTROL, least_samples),
+        ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
+    ):
+        if value is not None and not (isinstance(value, float | int) and least <= value < math.inf):
+            raise ConfigError(f"{name}={value!r}: expected {right}")
+    if sees is not None and sees not in RUNGS:
+        raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
 
 
 def _entry(rung: Rung) -> dict[str, Any]:

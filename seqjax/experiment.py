@@ -55,6 +55,7 @@ class Shown:
     values: Any
 
     def shown(self) -> dict[str, Any]:
+        """The plain values that are shown."""
         return self.values
 
     def __repr__(self) -> str:

@@ -195,8 +195,13 @@ def sights_of(steps: int, rungs: tuple[str, ...]) -> Sight:
 # --- Probes ------------------------------------------------------------------------------------------------------
 
 
-def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
-    """Every kind of probe on every part, for every rung that it can stand on: {kind: (rungs, Fitted)}."""
+def fit(
+    data: Batch, num_classes: int, parts: Part, told: Callable[[int, int], None] = lambda done, of: None
+) -> dict[str, Fit]:
+    """Every kind of probe on every part, for every rung that it can stand on: {kind: (rungs, Fitted)}.
+
+    told: how many kinds are trained, of how many.
+    """
     steps, features = data.inputs.shape[1:]
     looking, across = (LOOKING, ACROSS) if steps > 1 else (LOOKING[:1], ())
     wide = bool(across) and steps * steps * features * num_classes <= MAX_SLOPES
@@ -213,6 +218,7 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     }
     if steps > FEW_STEPS:
         kinds["recurrent"] = (RecurrentProbe(num_classes), across, 1e-2)
+    trained: list[str] = []
     like = np.zeros((len(parts.num_train), features, min(STARTS, features)), np.float32)
 
     def build(kind: str) -> tuple[tuple[str, ...], Sight, probes.Probes]:
@@ -226,6 +232,8 @@ def fit(data: Batch, num_classes: int, parts: Part) -> dict[str, Fit]:
     def run(kind: str, starts: np.ndarray | None) -> Fit:
         rungs, sights, program = made[kind].result()
         fitted = program.fit(data, parts, sights, starts)
+        trained.append(kind)
+        told(len(trained), len(kinds))
         return Fit(rungs, sights, Fitted(fitted.params, *(np.asarray(part) for part in fitted[1:])), program.apply)
 
     with ThreadPoolExecutor() as pool:
@@ -395,11 +403,11 @@ def weights_of(rung: str, family: str | None, steps: int, features: int) -> floa
     return features * seen * (3 if family == "nonlinear" else 1)
 
 
-def climb(data: Batch, num_classes: int) -> Ladder:
-    """Every rung, on sequences in random order (`sample`)."""
+def climb(data: Batch, num_classes: int, told: Callable[[int, int], None] = lambda done, of: None) -> Ladder:
+    """Every rung, on sequences in random order (`sample`).  told: see `fit`."""
     n, steps = data.labels.shape
     parts, folds = parts_of(n, steps)
-    fits = fit(data, num_classes, parts)
+    fits = fit(data, num_classes, parts, told)
     with ThreadPoolExecutor() as pool:
         by_part = list(
             pool.map(lambda p: held_out(data, num_classes, parts, fits, p), range(len(parts.num_train)))

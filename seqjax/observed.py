@@ -128,6 +128,7 @@ def read_loss(
         where = {"rung": rung and rung.rung, "family": rung and rung.family, "reading": reading, "text": text}
         return found | where | {"distance": off and off[0], "ci95": off and list(off[1:])}
 
+    # What no ladder is needed for.
     for name, v in given.items():
         if v is not None and not math.isfinite(v):
             return say("diverged", f"{name} is {v}: training diverged.")
@@ -137,6 +138,7 @@ def read_loss(
             "below_floor", f"{shown} is negative, as no cross-entropy is: another function, or a wrong sign."
         )
 
+    # Below what the inputs allow.
     prior = next((r for r in rungs if r.rung == "nothing"), None)
     floor = min(rungs, key=lambda r: (r.loss, -r.order), default=None)
     own_families = (None, "linear" if linear else "nonlinear")
@@ -160,8 +162,9 @@ def read_loss(
         text += ". Likely a leak of the labels, or a mean over padding"
         text += "" if val else "; memorised training data would look the same, and a validation loss would tell"
         return say("below_floor", f"{text}.", bound)
-    # Uniform outputs have this loss on any labels, with no error but the rounding; those of an untrained model
-    # lie a little above.  Where guessing is nearly as bad, only what is nearer to ln C by far is called so.
+    # At ln C, or above.  Uniform outputs have this loss on any labels, with no error but the rounding; those of an
+    # untrained model lie a little above.  Where guessing is nearly as bad, only what is nearer to ln C by far is
+    # called so.
     gap_to_prior = uniform - prior.high if prior else 10 * WORTH_IT
     near, over = min(WORTH_IT, gap_to_prior / 10), value.loss - uniform
     if gap_to_prior > 2 * digit and -near - digit <= over <= min(WORTH_IT, gap_to_prior / 2) + digit:
@@ -173,7 +176,7 @@ def read_loss(
         text = f"{shown} is above ln {num_classes} ({nats(uniform)}), the loss of outputs that say nothing"
         return say("above_ln_classes", f"{text}: the model is confidently wrong, or {other}.", prior)
 
-    # A rung that is above the prior is a probe that failed.
+    # On a rung.  One that is above the prior is a probe that failed.
     usable = [r for r in rungs if prior is None or r is prior or r.loss <= prior.high]
 
     def on(rung: _Rung, confined: bool = False) -> bool:
@@ -198,6 +201,7 @@ def read_loss(
         sure = any(inside(r) for r in candidates)  # then a second softmax must fit as well as that
         twice = [r for r in told if (inside(r, True) if sure else on(r, True))]
         twice.sort(key=lambda r: (r is not own, abs(value.off(r, True)[0])))
+    # In words.
     notes = []
     largest = max((value.error(r) for r in rungs), default=0.0)
     if train and val and val.loss - train.loss > max(WORTH_IT, 2 * largest):
@@ -237,6 +241,7 @@ def read_loss(
         text += f": the model behaves as if {IN_WORDS.get(first.rung, ('', 'it saw no more'))[1]}"
         text += " and were linear" if first.family == "linear" else ""
         return say("on_rung", text + end(), first)
+    # Between two rungs.
     lower = max((r for r in usable if r.loss <= value.loss), key=lambda r: (r.loss, -r.order), default=None)
     upper = min((r for r in usable if r.loss > value.loss), key=lambda r: (r.loss, r.order), default=None)
     if prior and value.loss > prior.loss:

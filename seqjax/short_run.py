@@ -88,6 +88,7 @@ class Seen(NamedTuple):
 
     @property
     def updates(self) -> int:
+        """Of each run."""
         return len(self.runs[0].losses)
 
     @property

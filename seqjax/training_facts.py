@@ -37,6 +37,7 @@ class Score(NamedTuple):
 
     @property
     def ci95(self) -> tuple[float, float]:
+        """Of the loss; normal."""
         return self.loss - 1.96 * self.error, self.loss + 1.96 * self.error
 
 

@@ -45,7 +45,7 @@ def data(tmp_path):
 def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, capsys):
     argv = ["--x", data / "x.npy", "--y", data / "y.npy", "--observed_loss=0.55", "--workdir", data / "run"]
     code, out, err = end(monkeypatch, capsys, *argv)
-    assert (code, err.splitlines()) == (0, ["training probes", "swapping steps"])
+    assert (code, err.splitlines()) == (0, ["compiling and training probes", "swapping steps"])
     assert out.splitlines()[-1] == str(data / "run" / "result.json")
     assert "verdict" in out
     assert max(map(len, out.splitlines()[:-2])) <= 80  # the last two are paths

@@ -29,12 +29,14 @@ MAX_STEP_ROWS = 16  # of the per-step table; the middle of longer sequences is l
 
 
 def number(value: float | None, digits: int = 4) -> str:
+    """So many digits, more of what is small; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
 def interval(ends: list[float | None]) -> str:
+    """Two ends in words."""
     return f"{number(ends[0])} to {number(ends[1])}"
 
 

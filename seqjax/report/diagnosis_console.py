@@ -76,6 +76,7 @@ def points_of(entry: Entry) -> list[tuple[int, float]]:
 
 
 def more_data_in_words(curves: list[Entry]) -> str:
+    """How many of these rungs are not settled."""
     falling = sum(not entry["settled"] for entry in curves)
     return f"More data would lower {f'{falling} of {len(curves)} rungs' if falling else 'no rung'}"
 

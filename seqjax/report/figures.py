@@ -74,6 +74,7 @@ def _saved(figure: Figure, **options: Any) -> bytes:
 
 
 def titled_figure(height: float, title: str, note: str = "") -> Figure:
+    """A figure so many inches high, with a title, and a note in its corner."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     figure.suptitle(title, x=0.5, y=1 - 0.14 / height, va="top")
     figure.text(0.99, 0.08 / height, note, ha="right", va="bottom", size=9, color=GREY)
@@ -87,6 +88,7 @@ def axes(figure: Figure, left: float, bottom: float, width: float, height: float
 
 
 def legend_below(figure: Figure, handles: dict[str, Any], columns: int = 10) -> None:
+    """What each sign means, under the axes."""
     figure.legend(
         handles.values(),
         handles.keys(),

@@ -44,14 +44,17 @@ def el(name: str, *children: Any, **attributes: Any) -> Html:
 
 
 def join(parts: Iterable[Any]) -> Html:
+    """One after the other; None is left out."""
     return Html("".join(text(part) for part in parts if part is not None))
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
+    """As in "1 cell", "2 cells"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def in_words(name: str) -> str:
+    """A name as it is read."""
     return name.replace("_", " ")
 
 

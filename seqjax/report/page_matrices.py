@@ -23,6 +23,7 @@ def _scored(values: Values, count: int) -> list[bool]:
 
 
 def matrices(values: Values) -> Html | None:
+    """What labels need and what outputs see, side by side, and what is missing."""
     needs, sees = values.get("label_dependence"), values.get("receptive_field")
     if needs is None:
         return None
