@@ -125,11 +125,8 @@ def sample(arrays: Arrays, batch: Batch, seed: int = 0, scale: Scale | None = No
     width = min(arrays.num_tokens, MAX_TOKENS) if arrays.num_tokens else features
     size = min(n, MAX_SEQUENCES, max(2_000, MAX_STEPS // steps), max(MIN_SEQUENCES, MAX_VALUES // (steps * width)))
     rows = np.random.default_rng(seed).permutation(n)[:size]
-    if isinstance(batch.inputs, np.memmap):  # read in the order of the file
-        back = np.argsort(np.argsort(rows))
-        x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
-    else:
-        x, y, mask = (np.asarray(part)[rows] for part in batch)
+    back = np.argsort(np.argsort(rows))  # read in the order of the file
+    x, y, mask = (np.asarray(part[np.sort(rows)])[back] for part in batch)
     scale = scale or scale_of(x, mask)
     return Batch(prepared(x, arrays.num_tokens, scale), y.astype(np.int32), mask), scale
 
