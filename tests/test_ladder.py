@@ -123,6 +123,22 @@ def test_features_are_scaled_by_what_is_no_padding():
     assert (kept[:, 2] == 0).all()
 
 
+def test_a_sample_of_a_file_reads_its_own_rows_alone(tmp_path, monkeypatch):
+    x, y = climbs.bits(np.random.default_rng(0), 2, 500)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    read = arrays.load(x=tmp_path / "x.npy", y=tmp_path / "y.npy")
+
+    def whole(*_: object) -> None:
+        raise AssertionError("a file may be larger than memory")
+
+    monkeypatch.setattr(arrays.Rows, "__array__", whole)
+    mapped, _ = ladder.sample(read, read.train)
+    in_memory = arrays.load(x=x, y=y)
+    for one, other in zip(mapped, ladder.sample(in_memory, in_memory.train)[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_sample_is_the_data_in_another_order():
     x = np.random.default_rng(4).normal(3, 2, (50, 3, 2)).astype(np.float32)
     y = (x[..., 0] > 3) * 1
