@@ -176,11 +176,11 @@ def read(name: str) -> arrays.Arrays:
 _climb, _ladders = ladder.climb, {}
 
 
-def climb(data: Batch, num_classes: int) -> ladder.Ladder:
+def climb(data: Batch, num_classes: int, *told: Callable[[int, int], None]) -> ladder.Ladder:
     """`ladder.climb`, but for the same data the ladder that is there already."""
     key = num_classes, *((part.shape, np.ascontiguousarray(part).tobytes()) for part in data)
     if key not in _ladders:
-        _ladders[key] = _climb(data, num_classes)
+        _ladders[key] = _climb(data, num_classes, *told)
     return _ladders[key]
 
 
