@@ -52,9 +52,10 @@ def run_process(main: Callable[[list[str]], None], doc: str | None) -> None:
 def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     """Run `main(argv)` and leave the process with the exit code that belongs to how it ended."""
     try:
-        main(sys.argv)
-    except HelpRequested as help_text:
-        print(doc, help_text, sep="\n")
+        try:
+            main(sys.argv)
+        except HelpRequested as help_text:
+            print(doc, help_text, sep="\n", flush=True)
     except UserCodeError as error:
         if error.frames:
             print(error.frames.rstrip("\n"), file=sys.stderr)

@@ -174,7 +174,7 @@ EXPLAIN: dict[str, Callable[[Config, Outlook], str]] = {
     ),
     "model_family": _family,
     "optimisation": lambda c, o: "Training stopped {} above the lowest loss that this model can reach.",
-    "generalisation": lambda c, o: "What was learnt does not carry over: validation lies {} above training.",
+    "generalisation": lambda c, o: "What was learnt does not carry over to validation, which costs {}.",
 }
 
 
@@ -187,7 +187,11 @@ def text(config: Config, outlook: Outlook, measured: Measured | None) -> str:
     )
     parts = []
     if name == "healthy":
-        parts.append("Healthy: no avoidable term is above 0.01 nats and three standard errors.")
+        parts.append(
+            "Healthy: no avoidable term is above 0.01 nats and three standard errors."
+            if measured is not None
+            else "Nothing but its training keeps this model from what the labels allow."
+        )
     if name == "label_noise":
         parts.append(f"Nothing to mend: the labels themselves are noisy ({nats(forecast.noise_entropy)} nats).")
     if name == "cannot_tell":
@@ -205,7 +209,8 @@ def text(config: Config, outlook: Outlook, measured: Measured | None) -> str:
         elif measured.val_loss - forecast.family_loss <= max(WORTH_IT, SIGMAS * measured.val_loss_se):
             parts.append(f"Training stopped where it had to: {reached}.")
         else:
-            parts.append(f"Training could have gone further: {reached}.")
+            how = "Another training could reach less" if memorised > 0 else "Training could have gone further"
+            parts.append(f"{how}: {reached}.")
         if memorised > max(WORTH_IT, SIGMAS * measured.train_loss_se):
             below = f"{nats(memorised)} nats below what the inputs tell"
             parts.append(f"The model has memorised: its training loss lies {below}.")

@@ -341,3 +341,11 @@ command.run_process(main, "")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines() == ["x" * 1_000_000, "said at the end"]
     assert (tmp_path / "thread.txt").read_text() == "a thread ended\n"
+
+
+def test_help_may_be_cut_off(tmp_path):
+    line = f"{sys.executable} -m experiments.main --help | head -1"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("\n") == 1
