@@ -284,6 +284,8 @@ def _as_array(key: str, value: Any) -> np.ndarray:
         raise ConfigError(f"{key} holds {what}: expected numbers, padded to one length, and a mask")
     if not array.size:
         raise ConfigError(f"{key} is empty: its shape is {array.shape}")
+    if not array.ndim:
+        raise ConfigError(f"{key} is a single number: expected an array whose first axis are sequences")
     return array
 
 
@@ -295,7 +297,10 @@ class _reading:
 
     def __enter__(self) -> None:
         if not self.path.is_file():
-            raise ConfigError(f"{self.path}: no such file")
+            found = "is a folder; expected a file" if self.path.is_dir() else "no such file"
+            raise ConfigError(
+                f"{str(self.path)!r}: {found}" if "\n" in str(self.path) else f"{self.path}: {found}"
+            )
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and "allow_pickle" in str(error):

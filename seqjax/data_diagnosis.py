@@ -105,6 +105,9 @@ def diagnose(
     given = {name: value for name, value in locals().items() if name not in ("arrays", "watch")}
     own = {"predict": predict, "model": model, "fit": fit}
     own = {name: value for name, value in own.items() if value is not None}
+    for name, loss in (("observed_loss", observed_loss), ("observed_val_loss", observed_val_loss)):
+        if not isinstance(loss, float | int | np.number | None) or isinstance(loss, complex):
+            raise ConfigError(f"{name}={loss!r}: expected a number")
     _refuse(own, observed_accuracy, seed, control_samples, control_seconds, sees)
     seconds, started = {}, time.perf_counter()
 
@@ -217,8 +220,10 @@ def _refuse(
             f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
         )
     samples, least_samples = control_samples or LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"
+    if not isinstance(seed, int | np.integer):
+        raise ConfigError(f"seed={seed!r}: expected a whole number of at least 0")
     for name, value, least, right in (
-        ("seed", seed, 0, "a whole number of at least 0"),
+        ("seed", int(seed), 0, "a whole number of at least 0"),
         ("control_samples", samples, LEAST_CONTROL, least_samples),
         ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
     ):

@@ -214,7 +214,7 @@ FILES = {
     "objects": (write_objects, "cannot be read|never loaded"),
     "nothing": (lambda path: path.write_bytes(b""), "cannot be read"),
     "no file": (lambda path: None, "no such file"),
-    "a folder": (lambda path: path.mkdir(), "no such file"),
+    "a folder": (lambda path: path.mkdir(), "is a folder; expected a file"),
 }
 
 

@@ -183,6 +183,13 @@ def test_a_grid_that_cannot_run_is_refused_in_one_line(swept, grid, said):
         (lambda: seqjax.forecast(None), "config: is a NoneType; expected a seqjax.Config"),
         (lambda: seqjax.sweep(tiny.config()), "settings go by name, as in sweep(seq_len=[1, 2])"),
         (lambda: seqjax.diagnose(X, Y, observed_los=0.6), "did you mean observed_loss?"),
+        (lambda: seqjax.diagnose(X, Y, seed=1.5), "seed=1.5: expected a whole number of at least 0"),
+        (lambda: seqjax.diagnose(X, Y, observed_loss="x"), "observed_loss='x': expected a number"),
+        (lambda: seqjax.diagnose(X, Y, observed_val_loss=1j), "observed_val_loss=1j: expected a number"),
+        (lambda: seqjax.diagnose(np.float32(3), Y), "x is a single number: expected an array"),
+        (lambda: seqjax.diagnose(X, np.int32(1)), "y is a single number: expected an array"),
+        (lambda: seqjax.diagnose("a\nb.npy", Y), "no such file"),
+        (lambda: seqjax.diagnose("/", Y), "is a folder; expected a file"),
         (lambda: seqjax.diagnose(X, Y, seed="a"), "seed='a': expected a whole number of at least 0"),
         (lambda: seqjax.Config(task=None), "task=None: expected a name"),  # pyright: ignore[reportArgumentType]
     ],
