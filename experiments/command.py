@@ -7,6 +7,7 @@ loss is not finite; 75 stopped, and can be resumed; 130 a second Ctrl-C.
 import atexit
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -89,6 +90,11 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         fail(f"cannot write{where}: {error.strerror}", BAD_INPUT)
+
+
+def import_meanwhile(module: str) -> None:
+    """In a thread: what brings Matplotlib takes a while to import, and may do so while XLA works."""
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -5,10 +5,8 @@ python -m experiments.diagnose --data=train.npz --fit=my_module:fit
 """
 
 import contextlib
-import importlib
 import json
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +35,6 @@ DOING = {  # what is being done after what was said
 OWN = ("predict", "model", "fit")
 OF_MODEL = ("label_dependence", "receptive_field", "forecast", "budget", "data")
 OF_MODEL_NAMES = {"dependence": "needs_and_sees"}
-FIGURES = "seqjax.report.diagnosis_figures"
 ARRAYS = ("data", *KEYS, "inputs", "labels_per", "batch_first")
 
 
@@ -58,8 +55,7 @@ def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, re
     seconds = time.perf_counter() - started
     with open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite) as folder:
         command.use_compilation_cache(cache)
-        # Matplotlib takes a while to import; it may do so while probes train.
-        threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
+        command.import_meanwhile("seqjax.report.diagnosis_figures")
         known = {name: value for name, value in given.items() if name not in ARRAYS} | own
         with progress() as watch:
             values = data_diagnosis.diagnose(arrays, **known, watch=watch)

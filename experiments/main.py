@@ -4,10 +4,8 @@ python -m experiments.main --seq_len=2
 """
 
 import contextlib
-import importlib
 import json
 import sys
-import threading
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,8 +20,6 @@ from seqjax.checkpoints import Checkpoints
 from seqjax.config import Config
 from seqjax.experiment import Result, StoppedError
 from seqjax.report.console import RunReport
-
-FIGURES = "seqjax.report.figures"
 
 
 def main(argv: list[str]) -> None:
@@ -64,8 +60,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
                 if what == "epoch":
                     workdir.append_line(folder / "metrics.jsonl", value)
                 if what == "resumed":
-                    # Matplotlib takes a while to import; it may do so while the model trains.
-                    threading.Thread(target=importlib.import_module, args=(FIGURES,), daemon=True).start()
+                    command.import_meanwhile("seqjax.report.figures")
                     folder.forget_epochs(value["group"], value["epoch"])
                 report.watch(what, value)
                 if board is not None:

@@ -294,24 +294,23 @@ class _reading:
 
     def __init__(self, path: Path):
         self.path = path
+        self.shown = str(path) if str(path).isprintable() else ascii(str(path))
 
     def __enter__(self) -> None:
         if not self.path.is_file():
             found = "is a folder; expected a file" if self.path.is_dir() else "no such file"
-            raise ConfigError(
-                f"{str(self.path)!r}: {found}" if "\n" in str(self.path) else f"{self.path}: {found}"
-            )
+            raise ConfigError(f"{self.shown}: {found}")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise ConfigError(
-                f"{self.path} holds Python objects, never loaded (they can run code): save arrays of numbers"
+                f"{self.shown} holds Python objects, never loaded (they can run code): save arrays of numbers"
             ) from None
         if isinstance(error, OSError | EOFError | ValueError | zipfile.BadZipFile) and not isinstance(
             error, ConfigError
         ):
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"{self.path} cannot be read ({why}): expected a file of numpy.save or numpy.savez")
+            raise ConfigError(f"{self.shown} cannot be read ({why}): expected a file of numpy.save or numpy.savez")
 
 
 # --- One set of sequences ----------------------------------------------------------------------------------------

@@ -125,20 +125,19 @@ class Checkpoints:
         """
         if not self.folder.exists():
             return None
-        wanted, others = _leaves(template), []
+        wanted, errors = _leaves(template), []
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 leaves, record = self._read(epoch, wanted)
             except Exception as error:
-                if isinstance(error, _OtherStateError):
-                    others.append(error)
+                errors.append(error)
                 self.problems.append(f"the checkpoint of epoch {epoch} is damaged ({_first_line(error)})")
                 continue
             treedef = jax.tree.structure(template)
             return Checkpoint(epoch, jax.tree.unflatten(treedef, list(leaves.values())), record)
-        if others and len(others) == len(self.problems):
+        if errors and all(isinstance(error, _OtherStateError) for error in errors):
             raise CheckpointError(
-                f"the checkpoints in {self.folder} are of another model or optimiser: {_first_line(others[0])}; "
+                f"the checkpoints in {self.folder} are of another model or optimiser: {_first_line(errors[0])}; "
                 f"go on with the one that was trained, or begin anew with --overwrite"
             )
         return None

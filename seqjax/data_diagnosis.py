@@ -105,10 +105,7 @@ def diagnose(
     given = {name: value for name, value in locals().items() if name not in ("arrays", "watch")}
     own = {"predict": predict, "model": model, "fit": fit}
     own = {name: value for name, value in own.items() if value is not None}
-    for name, loss in (("observed_loss", observed_loss), ("observed_val_loss", observed_val_loss)):
-        if not isinstance(loss, float | int | np.number | None) or isinstance(loss, complex):
-            raise ConfigError(f"{name}={loss!r}: expected a number")
-    _refuse(own, observed_accuracy, seed, control_samples, control_seconds, sees)
+    _refuse(given, list(own))
     seconds, started = {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -204,28 +201,28 @@ def diagnose(
     return plain(values)
 
 
-def _refuse(
-    own: dict[str, Any],
-    observed_accuracy: Any,
-    seed: Any,
-    control_samples: Any,
-    control_seconds: Any,
-    sees: str | None,
-) -> None:
-    """ConfigError for what can be judged before anything is looked at."""
+def _refuse(given: dict[str, Any], own: list[str]) -> None:
+    """ConfigError for what can be judged before anything is looked at.
+
+    given: the arguments of `diagnose`; own: those of them that hand over a model or training.
+    """
     if len(own) > 1:
         raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
+    for name in ("observed_loss", "observed_val_loss"):
+        if not isinstance(given[name], float | int | np.number | None) or isinstance(given[name], complex):
+            raise ConfigError(f"{name}={given[name]!r}: expected a number")
+    observed_accuracy, seed, sees = given["observed_accuracy"], given["seed"], given["sees"]
     if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
         raise ConfigError(
             f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
         )
-    samples, least_samples = control_samples or LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"
+    samples, least_samples = given["control_samples"] or LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"
     if not isinstance(seed, int | np.integer):
         raise ConfigError(f"seed={seed!r}: expected a whole number of at least 0")
     for name, value, least, right in (
         ("seed", int(seed), 0, "a whole number of at least 0"),
         ("control_samples", samples, LEAST_CONTROL, least_samples),
-        ("control_seconds", control_seconds, 0.001, "seconds, above 0"),
+        ("control_seconds", given["control_seconds"], 0.001, "seconds, above 0"),
     ):
         if value is not None and not (isinstance(value, float | int) and least <= value < math.inf):
             raise ConfigError(f"{name}={value!r}: expected {right}")
@@ -257,9 +254,7 @@ def _validation(arrays: Arrays, climbed: Ladder, scale: ladders.Scale) -> tuple[
     def loss(batch: Batch) -> tuple[float, float]:
         log_p = ladders.log_softmax(np.asarray(fit.apply(params, batch.inputs, sight), np.float64))
         losses = -np.take_along_axis(log_p, batch.labels[..., None], -1)[..., 0]
-        sums, counts = np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1)
-        mean = sums.sum() / counts.sum()
-        return float(mean), float(np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum())
+        return ratio(np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1))
 
     rows = climbed.held_out[:VALIDATION_SEQUENCES]
     here, here_error = loss(Batch(*(part[rows] for part in climbed.data)))
@@ -373,9 +368,7 @@ def gain(climbed: Ladder, less: tuple[str, str | None], more: tuple[str, str | N
     a, b = (climbed.losses.get(key) for key in (less, more))
     if a is None or b is None:
         return 0.0, 0.0
-    total = climbed.counts.sum()
-    mean = (a - b).sum() / total
-    return float(mean), float(np.sqrt(np.square(a - b - mean * climbed.counts).sum()) / total)
+    return ratio(a - b, climbed.counts)
 
 
 def account(climbed: Ladder, on: tuple[str, str | None], causal: bool = False) -> list[Finding]:
