@@ -91,7 +91,7 @@ class _Run:
             "control": control.name,
             "loss": loss if loss is not None else score.loss if score and known else None,
             "reachable": reachable,
-            "chance": score.prior if score else None,
+            "chance": (reachable if control.name == "random_labels" else score.prior) if score else None,
             "passed": passed,
             "ci95": list(score.ci95) if score and known and loss is None else None,
             "num_sequences": trial.n if trial else None,

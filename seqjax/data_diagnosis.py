@@ -345,13 +345,13 @@ def findings(
             if note.note == name:
                 text = f"{note.where[0].upper()}{note.where[1:]}."
                 found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
-    found += _unrelated(arrays, climbed)
-    found += _repeated(notes, climbed, swaps)
-    recalls = looked is not None and looked.on is not None and looked.on[0] in ladders.ACROSS
-    found += _shifted(climbed, swaps, causal, recalls)
     on = (sees, "linear" if linear else "nonlinear") if sees else None
     if on is None and read is not None and read["reading"] == "on_rung":
         on = (read["rung"], read["family"])
+    found += _unrelated(arrays, climbed)
+    found += _repeated(notes, climbed, swaps, on)
+    recalls = looked is not None and looked.on is not None and looked.on[0] in ladders.ACROSS
+    found += _shifted(climbed, swaps, causal, recalls)
     if on is not None:
         found += account(climbed, on, causal)
     if read is not None and looked is None:
@@ -448,8 +448,10 @@ def _training(climbed: Ladder, read: dict[str, Any], on: tuple[str, str | None] 
     return found
 
 
-def _repeated(notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Dependence | None) -> list[Finding]:
-    """Every step carries the label of one of them."""
+def _repeated(
+    notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Dependence | None, on: ladders.Key | None
+) -> list[Finding]:
+    """Every step carries the label of one of them.  on: where the model stands, as far as it is known."""
     if swaps is None or not any(note.note == "labels_constant_in_sequence" for note in notes):
         return []
     needed = np.nan_to_num(swaps.matrix).sum(0) > 0
@@ -465,6 +467,9 @@ def _repeated(notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Depend
         f"of 0 to {steps - 1}): every step seems to carry the label of that one. A model that sees each step by "
         f"itself lacks {nats(size)} nats per step for it."
     )
+    if on is not None and on[0] == "own_step":
+        terms = [term.cause.replace("_", " ") for term in account(climbed, on) if term.cause != "model_family"]
+        text += f" The same nats stand below, as {' and '.join(terms)}." * bool(terms)
     remedy = (
         "If each step has a label of its own, look for an assignment such as y[i, :] inside a loop over steps; if "
         f"one label per sequence was meant, read it at the {which} step alone."

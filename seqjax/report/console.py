@@ -179,7 +179,7 @@ class RunReport:
         self._print(f"{line} (95 % t-interval)")
 
     def _budget(self, values: dict[str, Any]) -> None:
-        table = Table(box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left")
+        table = Table(box=SIMPLE_HEAD)
         table.add_column("term")
         table.add_column("loss", justify="right")
         intervals = values["ci95"] and {
@@ -191,7 +191,7 @@ class RunReport:
         for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
             cell = [interval(intervals[term])] if intervals else []
             table.add_row(term.replace("_", " "), number(value), *cell)
-        self._print(table)
+        self._print("where the loss went (nats per step):", table)  # no title of the table, which is narrower
 
     def _lengths(self, lengths: list[dict[str, Any]]) -> None:
         table = Table(box=SIMPLE_HEAD, title="at other lengths (loss in nats per step)", title_justify="left")

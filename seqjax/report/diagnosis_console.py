@@ -283,7 +283,7 @@ def _model(values: dict[str, Any]) -> Iterable[Any]:
     sees = f"cannot tell what it sees{why}" if model.get("rung") is None else ""
     sees = sees or f"it stands on the rung: {rung_in_words(model['rung'], model['family'])}"
     if model.get("loss") is not None:
-        error = f" ± {number(1.96 * model['loss_se'])}" if model.get("loss_se") is not None else ""
+        error = f" ± {number(1.96 * model['loss_se'])} (95 %)" if model.get("loss_se") is not None else ""
         sees += f"; loss {number(model['loss'])}{error}"
     if model.get("accuracy") is not None:
         sees += f", accuracy {number(model['accuracy'])}"
@@ -293,9 +293,8 @@ def _model(values: dict[str, Any]) -> Iterable[Any]:
 def _budget(values: dict[str, Any]) -> Iterable[Any]:
     if not values.get("budget"):
         return
-    table = Table(
-        box=SIMPLE_HEAD, title="where the loss went (nats per step)", title_justify="left", pad_edge=False
-    )
+    yield "where the loss went (nats per step):"  # no title of the table, which is narrower
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("term")
     table.add_column("loss", justify="right")
     for term, value in {**values["budget"], "validation loss": values["final"]["val_loss"]}.items():
