@@ -84,7 +84,9 @@ def _verdict(values: Values) -> Html:
 
 
 def _command(line: str) -> Html:
-    return el("div", el("pre", line, class_="command"), class_="command-row")
+    """A line that is broken between words alone, not behind the dashes of a flag."""
+    words = Html(" ".join(el("span", word) for word in line.split(" ")))
+    return el("div", el("pre", words, class_="command"), class_="command-row")
 
 
 def changed_command(command: str, change: str) -> str:
