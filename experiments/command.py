@@ -8,13 +8,14 @@ import atexit
 import contextlib
 import ctypes
 import importlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 
@@ -35,6 +36,12 @@ def run_process(main: Callable[[list[str]], None], doc: str | None) -> None:
     What others asked to be done at the end is done, threads that still work are waited for, all that was printed
     is out.  Several processes of one run end the long way, on which they take leave of each other.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed by who called us: what is opened next would take its place
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = Output.to(1, sys.stdout), Output.to(2, sys.stderr)
     run_command(main, doc)
     if jax.distributed.is_initialized():
         return
@@ -42,12 +49,36 @@ def run_process(main: Callable[[list[str]], None], doc: str | None) -> None:
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        pass  # `| head` closed our output: no complaint
-    os._exit(0)
+    sys.stdout.flush()
+    if Output.lost is not None:
+        print(f"error: cannot write to stdout: {Output.lost.strerror}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(0 if Output.lost is None else BAD_INPUT)
+
+
+class Output(io.FileIO):
+    """A stream that no run is lost for, be it closed by `| head` or full.
+
+    lost: why stdout could not be written.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.fileno() != 2 and not isinstance(error, BrokenPipeError):
+                Output.lost = error
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            return len(data)
+
+    @classmethod
+    def to(cls, number: int, like: TextIO | None = None) -> TextIO:
+        """Text into a file descriptor, as the stream of Python's that it replaces writes it."""
+        settings = {name: getattr(like, name) for name in ("encoding", "errors", "line_buffering")} if like else {}
+        return io.TextIOWrapper(io.BufferedWriter(cls(number, "w", closefd=number > 2)), **settings)
 
 
 def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
@@ -84,9 +115,6 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         if "nable to initialize backend" not in str(error):
             raise
         fail(f"{str(error).splitlines()[0]}; unset JAX_PLATFORMS, or install what it needs (BUILD.md)", BAD_INPUT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed our output: no complaint
-        sys.exit(0)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         fail(f"cannot write{where}: {error.strerror}", BAD_INPUT)
@@ -108,7 +136,7 @@ def results_alone(alone: bool) -> Iterator[TextIO]:
         return
     printed = sys.stdout
     printed.flush()
-    with os.fdopen(os.dup(1), "w") as stdout:
+    with Output.to(os.dup(1), printed) as stdout:
         os.dup2(2, 1)
         try:
             with contextlib.redirect_stdout(sys.stderr):

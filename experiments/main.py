@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if flags.tensorboard:
         tensorboard.refuse_if_missing()
     cache = command.cache_folder(flags)
-    with command.results_alone(flags.several_processes) as result_to:
+    with command.results_alone(flags.json or flags.several_processes) as result_to:
         run_and_write(config, flags, cache, result_to)
 
 

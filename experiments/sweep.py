@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     grid, flags = sweep_flags(argv)
     cells = grids.cells_of(grid)
     cache = command.cache_folder(flags)
-    with command.results_alone(flags.several_processes) as result_to:
+    with command.results_alone(flags.json or flags.several_processes) as result_to:
         run_and_write(grid, cells, flags, cache, result_to)
 
 

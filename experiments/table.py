@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -46,6 +46,12 @@ def row(config: Config, columns: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Print the table, or with --json its rows."""
     configs, flags = table_flags(argv)
+    with command.results_alone(flags["json"]) as result_to:
+        run_and_print(configs, flags, result_to)
+
+
+def run_and_print(configs: list[Config], flags: dict[str, Any], result_to: TextIO) -> None:
+    """Forecast everything, then print."""
     for config in configs:
         if config.seq_len > MAX_STEPS:
             raise ConfigError(f"seq_len={config.seq_len}: expected at most {MAX_STEPS}, as far as forecasts go")
@@ -57,10 +63,10 @@ def main(argv: list[str]) -> None:
     rows = [row(config, columns) for config in waiting]
     seconds = time.perf_counter() - started
     if flags["json"]:
-        json.dump(results.plain(rows), sys.stdout, indent=1, allow_nan=False)
-        print()
+        json.dump(results.plain(rows), result_to, indent=1, allow_nan=False)
+        print(file=result_to)
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(file=result_to, highlight=False, width=None if result_to.isatty() else 160)
     title = "the lowest loss, in nats per step"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True, pad_edge=False)
     for name in rows[0]:

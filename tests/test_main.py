@@ -349,3 +349,37 @@ def test_help_may_be_cut_off(tmp_path):
     ended = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "redirection", "code"),
+    [
+        ("", ">&- 2>&- <&-", 0),
+        ("--json", "2>/dev/full >out", 0),
+        ("", "| head -1", 0),
+        ("", ">/dev/full", 2),
+    ],
+)
+def test_no_run_is_lost_because_nobody_reads_its_output(home, piped, tmp_path, flags, redirection, code):
+    if "/dev/full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    command = f"{sys.executable} -m experiments.main {' '.join(SMALL)} {flags} --workdir=run"
+    line = f'{command} {redirection}; echo "${{PIPESTATUS[0]}}" >code'
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    ended = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert int((tmp_path / "code").read_text()) == code
+    assert set(FILES) <= set(os.listdir(tmp_path / "run"))
+    full = "error: cannot write to stdout: No space left on device\n"
+    assert ended.stderr == (full if code else "")
+    if flags:
+        assert json.loads((tmp_path / "out").read_text()) == json.loads((tmp_path / "run/result.json").read_text())
+
+
+def test_what_ones_own_code_prints_is_kept_out_of_the_json(tmp_path):
+    rule = "print('at import')\n\n\ndef rule(events):\n    print('in the rule')\n    return events\n"
+    (tmp_path / "chatty.py").write_text(rule)
+    ended = main(tmp_path, *tiny.ARGV, "--labels=chatty:rule", "--forecast_only", "--json")
+    assert json.loads(ended.stdout)["config"]["labels"] == "chatty:rule"
+    assert "in the rule" in ended.stderr
