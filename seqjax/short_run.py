@@ -427,9 +427,11 @@ def _reads(runs: list[Run]) -> tuple[list[dict[str, np.ndarray]], list[dict[str,
 
 
 def findings(seen: Seen) -> list[Finding]:
-    """What was found: a gradient that is cut off, and the first of `CAUSES`."""
-    found = no_gradient(seen) or cut_between_steps(seen)
-    others = (cause(seen) for cause in CAUSES[: -1 if found else None])
+    """What was found: a gradient that is cut off, and the first of `CAUSES` that does not come of it."""
+    layer = no_gradient(seen)
+    found = layer or cut_between_steps(seen)
+    explained = [stuck_at_prior] * bool(found) + [vanishing_over_steps] * bool(found and not layer)
+    others = (cause(seen) for cause in CAUSES if cause not in explained)
     other = next((f for f in others if f), None)
     if other is not None and other.cause == "input_scale":
         found = None  # units that such inputs switch off have no gradient
