@@ -455,13 +455,10 @@ def parse(
     converters = {}
     for rows in sections.values():
         for name, kind, text in rows:
-            if kind is bool and name not in several:
-                flags.DEFINE_boolean(name, None, text, flag_values=values)
-            else:
-                # Read as text and converted below, so that all errors read alike.
-                as_text = flags.Flag(flags.ArgumentParser(), None, name, None, text, boolean=kind is bool)
-                flags.DEFINE_flag(as_text, values)
-                converters[name] = _boolean if kind is bool else kind
+            # Read as text and converted below, so that all errors read alike.
+            as_text = flags.Flag(flags.ArgumentParser(), None, name, None, text, boolean=kind is bool)
+            flags.DEFINE_flag(as_text, values)
+            converters[name] = _boolean if kind is bool else kind
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
         raise HelpRequested(usage(sections, defaults))
     try:

@@ -65,7 +65,8 @@ def _text_of(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise ConfigError("is binary; pickles are not opened: expected JSON, as json.dump(history.history, file)")
+        reason = "is no text in UTF-8, and pickles are not opened"
+        raise ConfigError(f"{reason}: expected JSON, as json.dump(history.history, file)")
     if not text:
         raise ConfigError(f"is empty; {EXPECTED}")
     return text
@@ -75,13 +76,15 @@ def _json_of(text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
-        *lines, last = [line for line in text.split("\n") if line.strip()]
-        value = [json.loads(line) for line in lines]
-        try:
-            value.append(json.loads(last))
-        except ValueError:
-            if not value:  # else a line that was being written
-                raise
+        value, lines = [], [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        for n, line in lines:
+            try:
+                value.append(json.loads(line))
+            except ValueError as error:
+                if not value:
+                    raise
+                if n != lines[-1][0]:  # else a line that was being written
+                    raise ValueError(f"line {n} is no JSON: {line!r}") from error
     for key in ("log_history", "history"):
         if isinstance(value, dict) and isinstance(value.get(key), dict | list):
             value = value[key]
@@ -92,7 +95,9 @@ def _csv_of(text: str) -> list[dict[str, Any]]:
     head = text.split("\n", 1)[0]
     names, *rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
     if not re.search("[A-Za-z]", re.sub("(?i)nan|inf", "", head)):
-        raise ConfigError(f"begins with {_short(head)!r}; expected a first line of column names")
+        raise ConfigError(
+            f"begins with {_short(head)!r}; expected a first line of column names, or one loss per line, with a point"
+        )
     return [{n: cell.strip() for n, cell in zip(names, row, strict=False) if cell.strip()} for row in rows]
 
 
@@ -123,8 +128,11 @@ def _curves(records: Any, column: str | None) -> dict[str, list[float]]:
         columns = {"loss": records}
     chosen = [next((name for name in names if columns.get(name)), None) for names in (train, validation)]
     if chosen[0] is None and (column is not None or chosen[1] is None):
+        if empty := [name for name in (*train, *validation) if name in columns]:
+            raise ConfigError(f"{empty[0]} is empty; expected a loss for each epoch")
         listed = f"has {_short(', '.join(columns)) or 'no columns'}"
-        raise ConfigError(f"{listed}; expected one named {column or ', '.join((*TRAIN, *VAL))}; or say column=")
+        names = column or f"{', '.join((*TRAIN, *VAL))}, or the name of another as --column"
+        raise ConfigError(f"{listed}; expected one named {names}")
     pairs = zip(("train", "val"), chosen, strict=True)
     return {kind: [_number(v, name) for v in columns[name]] for kind, name in pairs if name is not None}
 
