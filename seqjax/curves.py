@@ -95,9 +95,8 @@ def _csv_of(text: str) -> list[dict[str, Any]]:
     head = text.split("\n", 1)[0]
     names, *rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
     if not re.search("[A-Za-z]", re.sub("(?i)nan|inf", "", head)):
-        raise ConfigError(
-            f"begins with {_short(head)!r}; expected a first line of column names, or one loss per line, with a point"
-        )
+        expected = "a first line of column names, or one loss per line, with a point"
+        raise ConfigError(f"begins with {_short(head)!r}; expected {expected}")
     return [{n: cell.strip() for n, cell in zip(names, row, strict=False) if cell.strip()} for row in rows]
 
 
