@@ -179,7 +179,7 @@ def shown(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if shape and isinstance(shape, tuple):
         return f"{getattr(value, 'dtype', type(value).__name__)} {list(shape)}"
-    text = " ".join(repr(value).split())
+    text = " ".join(repr(_plain(value)).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 

@@ -268,7 +268,8 @@ def _event_probs(task: Task, what: str) -> np.ndarray:
     probs = found.astype(float) if found.dtype.kind in "iuf" else np.full(1, np.nan)
     if probs.ndim != 1 or not (probs >= 0).all() or not abs(probs.sum() - 1) <= 1e-6:
         raise ConfigError(
-            f"{what}: its event_probs are {shown(found.tolist())}; expected a probability for each event, together 1"
+            f"{what}: its event_probs are {shown(found.tolist())}; expected a probability for each event, "
+            f"together 1"
         )
     return probs
 
@@ -280,9 +281,9 @@ def _refuse_task(config: Config, task: Task, what: str) -> None:
         if not isinstance(found, int | np.integer) or found != right:
             raise ConfigError(
                 f"{what}: its Task has {name}={shown(found)}; expected {right}, as in the config "
-                f"(give --{name}={found}, or make it of config.{name})"
+                f"(give --{name}={shown(found)}, or make it of config.{name})"
             )
-    if not isinstance(task.label_noise, float | int) or not 0 <= task.label_noise <= 0.5:
+    if not isinstance(task.label_noise, float | int | np.floating) or not 0 <= task.label_noise <= 0.5:
         raise ConfigError(f"{what}: its Task has label_noise={shown(task.label_noise)}; expected 0 to 0.5")
     probs = task.event_probs
     counts = task.count_probs
@@ -306,7 +307,8 @@ def _refuse_task(config: Config, task: Task, what: str) -> None:
     for found, count, kind in ((inputs, n, np.ndarray | jax.Array), (traced, 2, jax.ShapeDtypeStruct)):
         expected = (count, task.seq_len, task.num_features)
         if not isinstance(found, kind) or found.shape != expected or found.dtype != np.float32:
-            raise ConfigError(f"{what}: draw_inputs gives {shown(found)}; expected float32 {list(expected)}")
+            gives = shown(found) if isinstance(found, kind) else type(found).__name__
+            raise ConfigError(f"{what}: draw_inputs gives {gives}; expected float32 {list(expected)}")
     if np.array_equal(inputs, others):
         raise ConfigError(
             f"{what}: draw_inputs gives the same inputs under another key; expected a draw by its key"

@@ -201,6 +201,7 @@ def test_numbers_of_numpy_become_numbers_of_python():
     [
         (np.ones((2, 3), np.float32), "float32 [2, 3]"),
         (jnp.ones(2, int), "int32 [2]"),
+        (np.int64(3), "3"),
         (np.ndarray, "<class 'numpy.ndarray'>"),
         ("a\nb", r"'a\nb'"),
         ("a" * 59, f"'{'a' * 56}..."),

@@ -364,7 +364,7 @@ def test_noise_comes_to_a_task_of_ones_own_too():
         ({"task": "own_parts:no_events"}, "its Task has events_of=None; expected a function"),
         ({"task": "own_parts:no_labels"}, "its Task has labels_of=None; expected a function"),
         ({"task": "own_parts:shape_alone"}, "draw_inputs raised TypeError"),
-        ({"task": "own_parts:nothing_drawn"}, "draw_inputs gives None; expected float32 [1365, 3, 4]"),
+        ({"task": "own_parts:nothing_drawn"}, "draw_inputs gives NoneType; expected float32 [1365, 3, 4]"),
         ({"task": "own_parts:not_traced"}, "draw_inputs raised "),
         ({"task": "own_parts:other_shape"}, "draw_inputs gives float32 [2, 2, 4]; expected float32 [2, 3, 4]"),
         ({"task": "own_parts:same_inputs"}, "draw_inputs gives the same inputs under another key"),
@@ -386,7 +386,7 @@ def test_what_is_no_rule_or_task_is_refused_in_one_line(settings, said):
     assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("name", ["numpy_classes", "list_probs"])
+@pytest.mark.parametrize("name", ["numpy_classes", "numpy_noise", "list_probs"])
 def test_what_numpy_or_python_brings_is_taken(name):
     task = tasks.build(Config(task=f"own_parts:{name}", num_features=4, seq_len=3))
     assert type(task.num_classes) is int
