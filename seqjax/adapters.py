@@ -324,12 +324,12 @@ def _search(
             read = _reader(getattr(out, "shape", None), n, steps, num_classes, labels_per)
             if read is not None:
                 return one, form._replace(read=read)
-            misfit = misfit or out
+            misfit = misfit or (out,)  # which may be None
             break
     if misfit is None:
         assert raised is not None
         raise raised
-    raise ConfigError(_misfit_text(misfit, (n, *shape[1:]), num_classes, labels_per, what))
+    raise ConfigError(_misfit_text(*misfit, (n, *shape[1:]), num_classes, labels_per, what))
 
 
 def _refuse_params(one: Foreign, form: _Form, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A user's own arrays: load, read, refuse, split.  Imports `config`, `batch` and `as_given`.
+"""A user's own arrays: load, read, refuse, split.  Imports `config`, `batch`, `as_given` and `user_code`.
 
 What is odd about arrays that can be read is the business of `data_facts`.  Arrays
 may be larger than memory: a memory-mapped one is never copied whole, only scanned
@@ -17,7 +17,8 @@ import numpy as np
 
 from seqjax.as_given import Form, form_of
 from seqjax.batch import Array, Batch, check_batch
-from seqjax.config import ConfigError
+from seqjax.config import ConfigError, one_of, true_or_false
+from seqjax.user_code import one_line
 
 CHUNK_BYTES = 2**25  # 32 MiB: large enough to read a disk at its speed, small beside any memory
 MAX_CLASSES = 2**20  # four times the largest vocabularies in use; above it labels are ids or amounts
@@ -163,8 +164,8 @@ def load(
     Raises ConfigError, in one line, for what cannot be read or labelled.
     """
     for name, value, known in (("inputs", inputs, INPUTS), ("labels_per", labels_per, LABELS_PER)):
-        if value not in (None, *known):
-            raise ConfigError(f"{name}={value!r}: expected {' or '.join(known)}")
+        one_of(name, value, known)
+    true_or_false("batch_first", batch_first)
     given = dict(zip(KEYS, (x, y, mask, x_val, y_val, mask_val), strict=True))
     if data is not None:
         twice = [key for key, value in given.items() if value is not None]
@@ -277,6 +278,9 @@ def _as_array(key: str, value: Any) -> np.ndarray:
         array = value if isinstance(value, np.memmap) else np.asarray(value)
     except ValueError:  # rows of different lengths
         raise ConfigError(f"{key} is no rectangular array: pad its sequences to one length, with a mask") from None
+    except Exception as error:  # a PyTorch tensor that requires a gradient, keys of JAX
+        why = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(f"{key} cannot be read as an array ({why}): expected numbers") from None
     if array.dtype.kind == "V" and array.dtype.names is None and "float" in array.dtype.name:
         array = array.astype(np.float32)  # bfloat16 and its like, of which NumPy knows little
     if array.dtype.kind not in "buif":

@@ -17,6 +17,7 @@ import numpy as np
 READOUTS = ("every_step", "last_step")  # which outputs count in the loss
 VARY = ("all", "init")  # what differs between replicates
 LARGEST = 2**31 - 1  # of what is counted: positions in arrays are int32
+LONGEST = 60  # letters of a value that a message shows
 MOST_LAYERS = 1000  # each is compiled by itself
 
 
@@ -70,21 +71,22 @@ class Config:
     eval_seq_len: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name in ("task", "labels", "model", "activation", "optimizer", "schedule", "readout", "vary"):
             if not isinstance(getattr(self, name), str | None if name == "activation" else str):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a name")
+                raise ConfigError(f"{name}={shown(getattr(self, name))}: expected a name")
         for name in ("step_position", "fresh_data", "remat"):
-            if not isinstance(getattr(self, name), bool | None):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected true or false")
+            true_or_false(name, getattr(self, name), optional=name == "remat")
         for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs", "num_replicates"):
             _whole(name, getattr(self, name), at_least=1, at_most=LARGEST)
         _whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
         _whole("first_replicate", self.first_replicate, at_least=0, at_most=LARGEST - self.num_replicates)
         for name in ("hidden_sizes", "eval_seq_len"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name == "eval_seq_len":
                 if not isinstance(getattr(self, name), list | tuple):
-                    raise ConfigError(f"{name}={getattr(self, name)!r}: expected a list of whole numbers")
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+                    raise ConfigError(f"{name}={shown(getattr(self, name))}: expected a list of whole numbers")
+                object.__setattr__(self, name, tuple(map(_plain, getattr(self, name))))
                 for size in getattr(self, name):
                     _whole(name, size, at_least=1, at_most=LARGEST)
         if self.hidden_sizes == ():
@@ -155,6 +157,8 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The Config of `to_dict`; ConfigError for a key that is no setting."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"Config.from_dict: is given {shown(values)}; expected a dict of settings")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -167,14 +171,40 @@ def unknown_name(what: str, found: str, known: Iterable[str]) -> ConfigError:
     known = list(known)
     near = difflib.get_close_matches(str(found), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
-    return ConfigError(f"unknown {what} {found!r}; {hint}known: {', '.join(known)}")
+    return ConfigError(f"unknown {what} {shown(found)}; {hint}known: {', '.join(known)}")
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it, in one line: the type and shape of an array, else as Python writes it, cut."""
+    shape = getattr(value, "shape", None)
+    if shape and isinstance(shape, tuple):
+        return f"{getattr(value, 'dtype', type(value).__name__)} {list(shape)}"
+    text = " ".join(repr(_plain(value)).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def true_or_false(name: str, value: Any, optional: bool = False) -> None:
+    """ConfigError for anything else; optional: None is one too."""
+    if not (isinstance(value, bool | np.bool_) or (optional and value is None)):
+        raise ConfigError(f"{name}={shown(value)}: expected true or false")
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> None:
+    """ConfigError for what is neither None nor one of these names."""
+    if value is not None and not (isinstance(value, str) and value in known):
+        raise ConfigError(f"{name}={shown(value)}: expected {' or '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _whole(name: str, value: Any, at_least: float = -math.inf, at_most: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
         bounds = f" of at least {at_least}" if at_least > -math.inf else ""
         bounds += f" and at most {at_most}" if at_most < math.inf else ""
-        raise ConfigError(f"{name}={value!r}: expected a whole number{bounds}")
+        raise ConfigError(f"{name}={shown(value)}: expected a whole number{bounds}")
 
 
 def _between(name: str, value: Any, low: float, high: float, exclusive: bool = False) -> None:
@@ -186,4 +216,4 @@ def _between(name: str, value: Any, low: float, high: float, exclusive: bool = F
         else:
             brackets = "()" if exclusive else "[]"
             expected = f"a number in {brackets[0]}{low}, {high}{brackets[1]}"
-        raise ConfigError(f"{name}={value!r}: expected {expected}")
+        raise ConfigError(f"{name}={shown(value)}: expected {expected}")

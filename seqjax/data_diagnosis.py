@@ -20,7 +20,7 @@ from seqjax import curves as logs
 from seqjax import ladder as ladders
 from seqjax.arrays import Arrays, Note, axes_swapped
 from seqjax.batch import Batch
-from seqjax.config import ConfigError
+from seqjax.config import ConfigError, one_of, shown, true_or_false
 from seqjax.diagnosis import nats
 from seqjax.evaluated import ratio
 from seqjax.experiment import Shown, environment
@@ -208,26 +208,29 @@ def _refuse(given: dict[str, Any], own: list[str]) -> None:
     """
     if len(own) > 1:
         raise ConfigError(f"{' and '.join(own)} given: hand over one of them")
-    for name in ("observed_loss", "observed_val_loss"):
-        if not isinstance(given[name], float | int | np.number | None) or isinstance(given[name], complex):
-            raise ConfigError(f"{name}={given[name]!r}: expected a number")
-    observed_accuracy, seed, sees = given["observed_accuracy"], given["seed"], given["sees"]
+    number, whole = float | int | np.floating | np.integer, int | np.integer
+    for name in ("observed_loss", "observed_val_loss", "observed_accuracy"):
+        if not isinstance(given[name], number | None):
+            raise ConfigError(f"{name}={shown(given[name])}: expected a number")
+    observed_accuracy, history = given["observed_accuracy"], given["history"]
     if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
         raise ConfigError(
             f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
         )
-    samples, least_samples = given["control_samples"] or LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"
-    if not isinstance(seed, int | np.integer):
-        raise ConfigError(f"seed={seed!r}: expected a whole number of at least 0")
-    for name, value, least, right in (
-        ("seed", int(seed), 0, "a whole number of at least 0"),
-        ("control_samples", samples, LEAST_CONTROL, least_samples),
-        ("control_seconds", given["control_seconds"], 0.001, "seconds, above 0"),
+    for name, kind, least, right in (
+        ("seed", whole, 0, "a whole number of at least 0"),
+        ("control_samples", whole | None, LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"),
+        ("control_seconds", number | None, 0.001, "seconds, above 0"),
     ):
-        if value is not None and not (isinstance(value, float | int) and least <= value < math.inf):
-            raise ConfigError(f"{name}={value!r}: expected {right}")
-    if sees is not None and sees not in RUNGS:
-        raise ConfigError(f"sees={sees}: expected one of {', '.join(RUNGS)}")
+        value = given[name]
+        none = (None, 0) if name == "control_samples" else (None,)
+        if not isinstance(value, kind) or not (value in none or least <= value < math.inf):
+            raise ConfigError(f"{name}={shown(value)}: expected {right}")
+    one_of("sees", given["sees"], RUNGS)
+    true_or_false("linear", given["linear"], optional=True)
+    true_or_false("causal", given["causal"])
+    if not isinstance(history, str | Path | None):
+        raise ConfigError(f"history={shown(history)}: expected the path of a file")
 
 
 def _entry(rung: Rung) -> dict[str, Any]:

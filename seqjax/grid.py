@@ -92,7 +92,7 @@ def check(grid: Grid, cells: list[Settings]) -> None:
         for value in values:
             alone = _problem({name: value}, named=name in NAMES)
             # A threshold may be too large for the default number of features, and right for the one given.
-            if alone and all(problems[n] for n, cell in enumerate(cells) if cell[name] == value):
+            if alone and all(problems[n] for n, cell in enumerate(cells) if cell[name] is value):
                 raise alone
     if all(problems):
         raise problems[0] or ConfigError("the grid is empty")

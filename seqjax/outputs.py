@@ -1,4 +1,4 @@
-"""What a model's outputs are: their axes, and logits or probabilities.  Imports `config`.
+"""What a model's outputs are: their axes, and logits or probabilities.  Imports `config` and `user_code`.
 
 People return outputs in a dozen forms.  Each is told from its shape and its values alone, brought to
 log-probabilities `[N, T, C]`, and what it was taken for is said, so that a wrong guess can be seen.
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax.config import ConfigError
+from seqjax.user_code import one_line
 
 # Four units in the last place of bfloat16, the coarsest format in use: rows of a softmax that was computed in it
 # sum to one within this, also when cast to float32 later.  Logits of a whole data set do not, by accident.
@@ -108,15 +109,20 @@ def to_numpy(returned: Any, lead: tuple[int, ...], what: str) -> np.ndarray:
             )
         raw = fitting[0]
     array: Any = raw
-    if hasattr(array, "detach"):  # PyTorch, which NumPy can read neither on a device nor as bfloat16
-        array = array.detach().cpu()
-        array = array.float() if str(array.dtype) == "torch.bfloat16" else array
-    elif hasattr(array, "numpy"):  # TensorFlow
-        array = array.numpy()
     try:
+        if hasattr(array, "detach"):  # PyTorch, which NumPy can read neither on a device nor as bfloat16
+            array = array.detach().cpu()
+            array = array.float() if str(array.dtype) == "torch.bfloat16" else array
+        elif hasattr(array, "numpy"):  # TensorFlow
+            array = array.numpy()
         array = np.asarray(array)
-    except (ValueError, TypeError, RuntimeError):
+    except ValueError:
         raise ConfigError(f"{what} returned no rectangular array but a {type(raw).__name__}") from None
+    except Exception as error:
+        why = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(
+            f"{what} returned a {type(raw).__name__}, which cannot be read as an array ({why})"
+        ) from None
     if array.dtype.kind == "V" and "float" in array.dtype.name:
         array = array.astype(np.float32)  # bfloat16 and its like, of which NumPy knows little
     if array.dtype.kind not in "buif":

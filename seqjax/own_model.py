@@ -116,6 +116,7 @@ def _as_built(obj: Any, x: np.ndarray, num_classes: int, what: str) -> Built:
         )
     params = jax.jit(model.init)(jax.random.key(0))
     _refuse_modes(model, params, x, what)
+    _refuse_gradients(model, params, x, what)
     kind = _kind(model, params, x, num_classes, what)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     # One flat dict, whatever the framework's own tree is: checkpoints and params.npz take it as it is.
@@ -146,6 +147,18 @@ def _refuse_modes(model: Trainable, params: Any, x: np.ndarray, what: str) -> No
             f"{what}: is another function in training (dropout, batch normalisation), which the kit's own "
             f"training does not know; leave it out, or hand over the whole training (experiments.diagnose --fit)"
         )
+
+
+def _refuse_gradients(model: Trainable, params: Any, x: np.ndarray, what: str) -> None:
+    """ConfigError where the outputs have no gradient; nothing is computed."""
+
+    def mean(params: Any) -> jax.Array:
+        out = model.apply(params, jnp.asarray(x))
+        if not jnp.issubdtype(out.dtype, jnp.floating):
+            raise ConfigError(f"{what}: gives {out.dtype} outputs; expected floats: gradients need them")
+        return out.mean()
+
+    jax.eval_shape(guarded(jax.grad(mean), what), params)
 
 
 def _kind(model: Trainable, params: Any, x: np.ndarray, num_classes: int, what: str) -> str:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.batch import Array, Batch
-from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.config import Config, ConfigError, shown, true_or_false, unknown_name
 from seqjax.user_code import guarded, is_own, load_object
 
 
@@ -191,6 +191,7 @@ def build(config: Config) -> Task:
 # --- Of somebody's own -------------------------------------------------------
 
 TRIED = 4096  # event sequences on which a rule of somebody's own is tried, and inputs of a task
+FUNCTIONS = ("draw_inputs", "events_of", "labels_of")  # of a task
 TRIED_STEPS = 6  # over which its symmetry is, on every sequence
 
 
@@ -210,6 +211,7 @@ def _own(config: Config, factory: Any, rule: Any) -> Task:
         if not callable(rule.labels):
             kind = type(rule.labels).__name__
             raise ConfigError(f"{what}: is of type {kind}; expected a function of events [..., T] or a LabelRule")
+        _refuse_fields(rule, what)
         rule = rule._replace(labels=functools.partial(_labels_of, guarded(rule.labels, what), what))
     if not is_own(config.task):
         task = factory(config, rule)
@@ -220,9 +222,14 @@ def _own(config: Config, factory: Any, rule: Any) -> Task:
         task = guarded(factory, what)(config, rule)
         if not isinstance(task, Task):
             raise ConfigError(f"{what}: returned a {type(task).__name__}; expected a seqjax.Task")
-        own_labels = functools.partial(_labels_of, guarded(task.labels_of, f"{what}: labels_of"), what)
-        noise = config.label_noise or task.label_noise
-        task = dataclasses.replace(task, label_noise=noise, labels_of=own_labels)
+        _refuse_fields(task, what)
+        task = dataclasses.replace(
+            task,
+            num_classes=int(task.num_classes),
+            labels_of=functools.partial(_labels_of, guarded(task.labels_of, f"{what}: labels_of"), what),
+            event_probs=_event_probs(task, what),
+            label_noise=config.label_noise or task.label_noise,
+        )
         _refuse_task(config, task, what)
     _refuse_labels(task, rule, f"--labels={config.labels}" if is_own(config.labels) else f"--task={config.task}")
     return task
@@ -230,6 +237,9 @@ def _own(config: Config, factory: Any, rule: Any) -> Task:
 
 def _labels_of(function: Callable[[Array], Any], what: str, events: Array) -> Array:
     """Labels of a rule of somebody's own, in the dtype of the events and of the library that these come from."""
+    if isinstance(events, np.ndarray):
+        events = events.view()
+        events.flags.writeable = False  # a rule that changes them in place is told
     labels = function(events)
     if getattr(labels, "shape", None) != events.shape:
         found = list(getattr(labels, "shape", [])) or type(labels).__name__
@@ -239,26 +249,43 @@ def _labels_of(function: Callable[[Array], Any], what: str, events: Array) -> Ar
     return np.asarray(labels, events.dtype) if isinstance(events, np.ndarray) else labels.astype(events.dtype)
 
 
+def _refuse_fields(of: LabelRule | Task, what: str) -> None:
+    """ConfigError where a field of a rule or task of somebody's own is not of its kind."""
+    has, optional = f"{what}: its {type(of).__name__} has", isinstance(of, LabelRule)
+    for name in () if optional else FUNCTIONS:
+        if not callable(getattr(of, name)):
+            raise ConfigError(f"{has} {name}={shown(getattr(of, name))}; expected a function")
+    classes = of.num_classes
+    if not (isinstance(classes, int | np.integer) and classes >= 2) and not (optional and classes is None):
+        right = "a whole number, 2 or more" + ", or None" * optional
+        raise ConfigError(f"{has} num_classes={shown(classes)}; expected {right}")
+    true_or_false(f"{has} symmetric", of.symmetric)
+
+
+def _event_probs(task: Task, what: str) -> np.ndarray:
+    """The probabilities of a task of somebody's own as an array; ConfigError where they are none."""
+    found = guarded(np.asarray, f"{what}: event_probs")(task.event_probs)
+    probs = found.astype(float) if found.dtype.kind in "iuf" else np.full(1, np.nan)
+    if probs.ndim != 1 or not (probs >= 0).all() or not abs(probs.sum() - 1) <= 1e-6:
+        raise ConfigError(
+            f"{what}: its event_probs are {shown(found.tolist())}; expected a probability for each event, "
+            f"together 1"
+        )
+    return probs
+
+
 def _refuse_task(config: Config, task: Task, what: str) -> None:
     """ConfigError where a task of somebody's own does not draw what the Config and the task itself say."""
     for name in ("seq_len", "num_features"):
-        if getattr(task, name) != getattr(config, name):
+        found, right = getattr(task, name), getattr(config, name)
+        if not isinstance(found, int | np.integer) or found != right:
             raise ConfigError(
-                f"{what}: its Task has {name}={getattr(task, name)}; expected {getattr(config, name)}, as in the "
-                f"config (give --{name}={getattr(task, name)}, or make it of config.{name})"
+                f"{what}: its Task has {name}={shown(found)}; expected {right}, as in the config "
+                f"(give --{name}={shown(found)}, or make it of config.{name})"
             )
-    if not isinstance(task.num_classes, int) or task.num_classes < 2:
-        raise ConfigError(
-            f"{what}: its Task has num_classes={task.num_classes!r}; expected a whole number, 2 or more"
-        )
-    if not isinstance(task.label_noise, float | int) or not 0 <= task.label_noise <= 0.5:
-        raise ConfigError(f"{what}: its Task has label_noise={task.label_noise!r}; expected 0 to 0.5")
-    try:
-        probs = np.asarray(task.event_probs, float)
-    except (TypeError, ValueError):
-        probs = np.full(1, np.nan)
-    if probs.ndim != 1 or not (probs >= 0).all() or not abs(probs.sum() - 1) <= 1e-6:
-        raise ConfigError(f"{what}: its event_probs are {probs.tolist()}; expected a probability for each event")
+    if not isinstance(task.label_noise, float | int | np.floating) or not 0 <= task.label_noise <= 0.5:
+        raise ConfigError(f"{what}: its Task has label_noise={shown(task.label_noise)}; expected 0 to 0.5")
+    probs = task.event_probs
     counts = task.count_probs
     if counts is not None and not (
         isinstance(counts, np.ndarray)
@@ -274,27 +301,36 @@ def _refuse_task(config: Config, task: Task, what: str) -> None:
             f"event_probs, or None"
         )
     n = max(2, TRIED // task.seq_len)
-    inputs = guarded(task.draw_inputs, f"{what}: draw_inputs")(jax.random.key(0), n)
-    expected = (n, task.seq_len, task.num_features)
-    if getattr(inputs, "shape", None) != expected or inputs.dtype != np.float32:
-        found = f"{inputs.dtype} {list(inputs.shape)}" if hasattr(inputs, "shape") else type(inputs).__name__
-        raise ConfigError(f"{what}: draw_inputs gives {found}; expected float32 {list(expected)}")
-    own_events = guarded(task.events_of, f"{what}: events_of")
-    events = np.asarray(own_events(np.asarray(inputs)))
-    if events.shape != expected[:2] or events.dtype.kind not in "iu" or not _within(events, len(probs)):
+    draw = guarded(task.draw_inputs, f"{what}: draw_inputs")
+    inputs, others = (draw(jax.random.key(seed), n) for seed in (0, 1))
+    traced = guarded(jax.eval_shape, f"{what}: draw_inputs")(lambda key: draw(key, 2), jax.random.key(0))
+    for found, count, kind in ((inputs, n, np.ndarray | jax.Array), (traced, 2, jax.ShapeDtypeStruct)):
+        expected = (count, task.seq_len, task.num_features)
+        if not isinstance(found, kind) or found.shape != expected or found.dtype != np.float32:
+            gives = shown(found) if isinstance(found, kind) else type(found).__name__
+            raise ConfigError(f"{what}: draw_inputs gives {gives}; expected float32 {list(expected)}")
+    if np.array_equal(inputs, others):
         raise ConfigError(
-            f"{what}: events_of gives {events.dtype} {list(events.shape)} from {events.min()} to {events.max()}; "
-            f"expected whole numbers {list(expected[:2])} below {len(probs)}, the length of event_probs"
+            f"{what}: draw_inputs gives the same inputs under another key; expected a draw by its key"
+        )
+    own_events = guarded(task.events_of, f"{what}: events_of")
+    events = guarded(np.asarray, f"{what}: events_of")(own_events(np.asarray(inputs)))
+    if events.shape != inputs.shape[:2] or events.dtype.kind not in "iu" or not _within(events, len(probs)):
+        span = f" from {events.min()} to {events.max()}" if events.size and events.dtype.kind in "iuf" else ""
+        raise ConfigError(
+            f"{what}: events_of gives {events.dtype} {list(events.shape)}{span}; expected whole numbers "
+            f"{list(inputs.shape[:2])} below {len(probs)}, the length of event_probs"
         )
     _refuse_untraceable(own_events, np.asarray(inputs), what, "inputs may be", "inputs.argmax(-1)")
     share = np.bincount(events.ravel(), minlength=len(probs)) / events.size
-    # Six standard errors: steps of one sequence may go together, though they should not.
-    wrong = np.abs(share - probs) > 6 * np.sqrt(probs * (1 - probs) / events.size) + 1e-9
+    # Six standard errors: steps of one sequence may go together, though they should not.  Ten events more: rare
+    # ones spread wider than that.
+    wrong = np.abs(share - probs) > 6 * np.sqrt(probs * (1 - probs) / events.size) + 10 / events.size
     if wrong.any():
         event = int(wrong.argmax())
         raise ConfigError(
-            f"{what}: event {event} is in {share[event]:.3f} of all steps, and event_probs say "
-            f"{probs[event]:.3f}; the forecast would be wrong"
+            f"{what}: event {event} is in {share[event]:.3g} of all steps, and event_probs say "
+            f"{probs[event]:.3g}; the forecast would be wrong"
         )
 
 

@@ -85,7 +85,7 @@ def load_object(spec: str, flag: str) -> Any:
     found: Any = _module(name, here)
     path = name
     for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
+        if not guarded(hasattr, f"{here}: {path}")(found, attribute):  # its own __getattr__ may raise
             known = [other for other in dir(found) if not other.startswith("_")]
             where = f" ({_short(found.__file__)})" if getattr(found, "__file__", None) else ""
             raise ConfigError(f"{here}: {path}{where} has no {attribute!r}; {_near(attribute, known)}")

@@ -24,6 +24,17 @@ count_so_far = LabelRule(lambda events: events.cumsum(-1), symmetric=True, num_c
 too_many = count_so_far._replace(num_classes=None)
 not_symmetric = LabelRule(lambda events: events[..., ::-1] + 2 * events[..., :1] == 2, symmetric=True)
 no_rule = LabelRule("last_step")  # pyright: ignore[reportArgumentType]
+half_classes = count_so_far._replace(num_classes=2.5)
+word_classes = count_so_far._replace(num_classes="two")
+no_classes = count_so_far._replace(num_classes=0)
+true_classes = count_so_far._replace(num_classes=True)
+perhaps = count_so_far._replace(symmetric="yes")
+several = count_so_far._replace(symmetric=np.ones(3))
+
+
+def in_place(events):
+    events += 1
+    return events % 2
 
 
 def one_label(events):
@@ -97,6 +108,35 @@ events_in_numpy = with_one("events_of", lambda inputs: np.argmax(np.array(inputs
 flat_counts = with_one("count_probs", np.full(4, 0.25))
 other_counts = with_one("count_probs", np.full((4, 5), 0.25))
 list_counts = with_one("count_probs", [[0.25]] * 4)
+two_lengths = with_one("seq_len", np.array([3, 3]))
+word_length = with_one("seq_len", "3")
+numpy_classes = with_one("num_classes", np.int64(4))
+numpy_noise = with_one("label_noise", np.float32(0.25))
+list_probs = with_one("event_probs", [0.25] * 4)
+complex_probs = with_one("event_probs", np.full(4, 0.25 + 0j))
+no_probs = with_one("event_probs", None)
+ragged_probs = with_one("event_probs", [[1], [1, 2]])
+many_probs = with_one("event_probs", np.ones(5000))
+unsure = with_one("symmetric", "no")
+noises = with_one("label_noise", np.ones((20, 20)))
+no_draw = with_one("draw_inputs", None)
+no_events = with_one("events_of", None)
+no_labels = with_one("labels_of", None)
+shape_alone = with_one("draw_inputs", lambda key, n: type("Shape", (), {"shape": (n, 3, 4)})())
+nothing_drawn = with_one("draw_inputs", lambda key, n: None)
+other_shape = with_one("draw_inputs", lambda key, n: jax.random.normal(key, (n, 3 if n > 100 else 2, 4)))
+same_inputs = with_one("draw_inputs", lambda key, n: jax.random.normal(jax.random.key(0), (n, 3, 4)))
+ragged_events = with_one("events_of", lambda inputs: [[1], [1, 2]])
+word_events = with_one("events_of", lambda inputs: "a")
+empty_events = with_one("events_of", lambda inputs: np.zeros(0, int))
+large_events = with_one("events_of", lambda inputs: inputs.argmax(-1) + 1)
+
+
+def drawn_by_numpy(key, n):
+    return np.random.default_rng(int(key[0])).normal(size=(n, 3, 4)).astype(np.float32)
+
+
+not_traced = with_one("draw_inputs", lambda key, n: drawn_by_numpy(jax.random.key_data(key), n))
 
 
 # --- Models ---
@@ -134,6 +174,20 @@ def needs_more(num_classes, depth):
 def of_length(seq_len):
     """Two pure functions whose parameters hang on the length."""
     return lambda key: jax.random.normal(key, (seq_len, 2)), lambda params, x: x.sum(-1, keepdims=True) * params
+
+
+def _pair(outputs):
+    """A function that makes (init, apply) with two weights."""
+    return lambda num_classes: (
+        lambda key: {"w": jnp.ones(2)},
+        lambda params, x: outputs(x[..., :2] * params["w"]),
+    )
+
+
+nothing = _pair(lambda outputs: None)
+whole_outputs = _pair(lambda outputs: outputs.astype(int))
+yes_or_no = _pair(lambda outputs: outputs > 0)
+loops = _pair(lambda outputs: jax.lax.while_loop(lambda c: (c < 3).all(), lambda c: c + 1, outputs))
 
 
 class Dropout(nn.Module):

@@ -264,6 +264,7 @@ MISFITS = {
     "one a sequence": (lambda p, x: apply(p, x)[:, -1], "one output a sequence, where every step has a label"),
     "one unit for three classes": (lambda p, x: apply(p, x)[..., :1], "outputs have 1 class, labels have 3"),
     "four axes": (lambda p, x: apply(p, x)[..., None], "expected"),
+    "nothing": (lambda p, x: None, "gives a NoneType for x"),
     "no array": (lambda p, x: {"a": apply(p, x)}, "gives a dict"),
 }
 

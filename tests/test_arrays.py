@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
@@ -136,6 +137,15 @@ def test_what_training_settled_is_not_asked_of_validation():
 RAGGED = np.empty(N, object)
 RAGGED[:] = [np.zeros(3)] * N
 CONTINUOUS = RNG.normal(size=(N, T))
+
+
+class Raising:
+    """Like a PyTorch tensor that requires a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no numpy()\nof it")
+
+
 REFUSED = {
     "no x": ({"y": Y}, "no x"),
     "no y": ({"x": X}, "no y"),
@@ -144,6 +154,27 @@ REFUSED = {
     "a validation mask alone": ({"x": X, "y": Y, "mask_val": MASK}, "mask_val without x_val"),
     "unknown inputs": ({"x": X, "y": Y, "inputs": "words"}, "expected features or tokens"),
     "unknown labels_per": ({"x": X, "y": Y, "labels_per": "word"}, "expected step or sequence"),
+    "an array for inputs": (
+        {"x": X, "y": Y, "inputs": X},
+        r"^inputs=float\d+ \[30, 4, \d\]: expected features or",
+    ),
+    "an array for labels_per": ({"x": X, "y": Y, "labels_per": Y}, r"^labels_per=int\d+ \[30, 4\]: expected step"),
+    "an array for batch_first": (
+        {"x": X, "y": Y, "batch_first": MASK},
+        r"^batch_first=bool \[30, 4\]: expected tr",
+    ),
+    "a word for batch_first": (
+        {"x": X, "y": Y, "batch_first": "no"},
+        "^batch_first='no': expected true or false$",
+    ),
+    "a key": (
+        {"x": jax.random.key(0), "y": Y},
+        r"^x cannot be read as an array \(TypeError: JAX array with PRNGKey",
+    ),
+    "what raises": (
+        {"x": X, "y": Y, "mask": Raising()},
+        r"^mask cannot be read as an array \(RuntimeError: no numpy\(\) of it\): expected numbers$",
+    ),
     "objects": ({"x": RAGGED, "y": Y}, "Python objects"),
     "ragged lists": ({"x": [[[1.0]], [[1.0], [2.0]]], "y": [0, 1]}, "pad its sequences"),
     "texts": ({"x": np.full((N, T), "a"), "y": Y}, "expected numbers"),

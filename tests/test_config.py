@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.config import Config, ConfigError, unknown_name
+from seqjax.config import Config, ConfigError, shown, unknown_name
 
 # Settings that cannot be used, and what the message must name besides the value.
 BAD = [
@@ -51,7 +53,7 @@ BAD = [
     ({"weight_decay": -0.1}, "weight_decay=-0.1: expected a number of at least 0"),
     # Larger than any array's size, than int32, than every float.
     *(
-        ({name: size}, f"{name}={size}: expected a whole number of at least 1 and at most 2147483647")
+        ({name: size}, f"{name}={shown(size)}: expected a whole number of at least 1 and at most 2147483647")
         for name in ("seq_len", "num_features", "num_samples", "batch_size", "num_epochs", "num_replicates")
         for size in (2**31, 10**400)
     ),
@@ -72,6 +74,17 @@ BAD = [
     ({"remat": 0}, "remat=0: expected true or false"),
     ({"hidden_sizes": 10}, "hidden_sizes=10: expected a list of whole numbers"),
     ({"eval_seq_len": "12"}, "eval_seq_len='12': expected a list of whole numbers"),
+    ({"eval_seq_len": None}, "eval_seq_len=None: expected a list of whole numbers"),
+    ({"step_position": None}, "step_position=None: expected true or false"),
+    ({"fresh_data": None}, "fresh_data=None: expected true or false"),
+    # What only Python can hand over.
+    ({"task": np.ones((50, 50))}, "task=float64 [50, 50]: expected a name"),
+    ({"seed": np.ones((50, 50))}, "seed=float64 [50, 50]: expected a whole number"),
+    ({"learning_rate": np.ones(3)}, "learning_rate=float64 [3]: expected a number above 0"),
+    ({"hidden_sizes": (np.ones(3),)}, "hidden_sizes=float64 [3]: expected a whole number"),
+    ({"remat": np.ones(3)}, "remat=float64 [3]: expected true or false"),
+    ({"threshold": list(range(10_000))}, f"threshold={str(list(range(99)))[:57]}...: expected a whole number"),
+    ({"readout": "x" * 1000}, f"unknown readout '{'x' * 56}...; known"),
 ]
 
 
@@ -168,6 +181,37 @@ def test_to_json_and_back(settings):
 def test_from_dict_refuses_what_is_no_setting():
     with pytest.raises(ConfigError, match=r"unknown setting 'seq_length'; did you mean seq_len\?"):
         Config.from_dict({"seq_length": 2})
+    with pytest.raises(ConfigError, match=r"^Config.from_dict: is given None; expected a dict of settings$"):
+        Config.from_dict(None)  # pyright: ignore[reportArgumentType]
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    settings: dict[str, Any] = {
+        "seed": np.int64(3),
+        "learning_rate": np.float32(0.5),
+        "label_noise": np.float64(0.1),
+    }
+    config = Config(**settings, step_position=np.bool_(True), hidden_sizes=(np.int32(4), 5))  # pyright: ignore
+    assert config == Config(seed=3, learning_rate=0.5, label_noise=0.1, step_position=True, hidden_sizes=(4, 5))
+    json.dumps(config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.ones((2, 3), np.float32), "float32 [2, 3]"),
+        (jnp.ones(2, int), "int32 [2]"),
+        (np.int64(3), "3"),
+        (np.ndarray, "<class 'numpy.ndarray'>"),
+        ("a\nb", r"'a\nb'"),
+        ("a" * 59, f"'{'a' * 56}..."),
+        ([np.zeros(2), np.zeros(2)], "[array([0., 0.]), array([0., 0.])]"),
+        (None, "None"),
+    ],
+    ids=str,
+)
+def test_a_value_is_shown_in_one_line_that_is_not_too_long(value, said):
+    assert shown(value) == said
 
 
 @pytest.mark.parametrize(

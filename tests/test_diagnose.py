@@ -76,7 +76,7 @@ def test_arrays_in_a_verdict_out_and_every_file_is_there(data, monkeypatch, caps
         (["--data={}/train.npz", "--x={}/x.npy"], "both given"),
         (["--x={}/x.npy"], "no y"),
         ([], "no x"),
-        (["--data={}/train.npz", "--sees=own_stp"], "sees=own_stp: expected one of nothing, position"),
+        (["--data={}/train.npz", "--sees=own_stp"], "sees='own_stp': expected nothing or position"),
         (["--data={}/train.npz", "--history={}/none.json"], "none.json"),
         (["--data={}/train.npz", "--labels_per=word"], "labels_per='word'"),
         (["--data={}/train.npz", "--observed_loss=much"], "observed_loss"),

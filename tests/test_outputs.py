@@ -89,6 +89,21 @@ def test_as_many_classes_as_steps_are_read_straight():
     np.testing.assert_allclose(read_outputs(logits, N, T, T).raw, logits)
 
 
+class Raising:
+    def __array__(self, dtype=None, copy=None):
+        raise KeyError("no array")
+
+
+class NoDevice:
+    def detach(self):
+        raise RuntimeError("no device")
+
+
+class NoNumpy:
+    def numpy(self):
+        raise RuntimeError("no numpy")
+
+
 # What is refused, with the classes, and a part of the text.
 REFUSED = {
     "classes": (
@@ -135,6 +150,9 @@ REFUSED = {
     "nothing": (None, C, "step", "returned NoneType: expected numbers"),
     "words": ("healthy", C, "step", "returned .*expected numbers"),
     "ragged": ([[1.0], [1.0, 2.0]], C, "step", "no rectangular array"),
+    "raises": (Raising(), C, "step", r"f returned a Raising, which cannot be read as an array \(KeyError: 'n"),
+    "no device": (NoDevice(), C, "step", r"returned a NoDevice, which cannot be .*\(RuntimeError: no device\)$"),
+    "no numpy": (NoNumpy(), C, "step", r"returned a NoNumpy, which cannot be .*\(RuntimeError: no numpy\)$"),
     "complex": (LOGITS * 1j, C, "step", "returned complex128: expected numbers"),
 }
 

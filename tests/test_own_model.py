@@ -85,6 +85,13 @@ def test_probabilities_become_logits():
         ({"model": "own_parts:needs_more"}, "needs depth; expected arguments among seq_len"),
         ({"model": "own_parts:dropout"}, "is another function in training"),
         ({"model": "own_parts:second_step"}, "expected a Flax Linen module"),
+        ({"model": "own_parts:nothing"}, "gives a NoneType for x [3, 2, "),
+        ({"model": "own_parts:whole_outputs"}, "gives int32 outputs; expected floats: gradients need them"),
+        ({"model": "own_parts:yes_or_no"}, "gives bool outputs; expected floats: gradients need them"),
+        (
+            {"model": "own_parts:loops"},
+            "raised ValueError: Reverse-mode differentiation does not work for lax.while",
+        ),
         ({"model": "own_parts:of_length", "eval_seq_len": (3,)}, "hang on the length"),
         (
             {"model": "own_parts:three_classes", "labels": "own_parts:count_so_far", "seq_len": 3},

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -171,6 +172,7 @@ def test_a_grid_that_cannot_run_is_refused_in_one_line(swept, grid, said):
         sweep(**grid)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 # --- What is not meant ---
@@ -191,6 +193,17 @@ def test_a_grid_that_cannot_run_is_refused_in_one_line(swept, grid, said):
         (lambda: seqjax.diagnose("a\nb.npy", Y), "no such file"),
         (lambda: seqjax.diagnose("/", Y), "is a folder; expected a file"),
         (lambda: seqjax.diagnose(X, Y, seed="a"), "seed='a': expected a whole number of at least 0"),
+        (lambda: seqjax.diagnose(X, Y, sees=X), "sees=float"),
+        (lambda: seqjax.diagnose(X, Y, linear="abc"), "linear='abc': expected true or false"),
+        (lambda: seqjax.diagnose(X, Y, causal=X > 0), "causal=bool ["),
+        (lambda: seqjax.diagnose(X, Y, batch_first="abc"), "batch_first='abc': expected true or false"),
+        (lambda: seqjax.diagnose(X, Y, control_samples=X), ": expected 0 for none, or 64 or more"),
+        (lambda: seqjax.diagnose(X, Y, control_seconds=X), ": expected seconds, above 0"),
+        (lambda: seqjax.diagnose(X, Y, observed_loss=X.tolist()), "...: expected a number"),
+        (lambda: seqjax.diagnose(X, Y, observed_accuracy=X), ": expected a number"),
+        (lambda: seqjax.diagnose(X, Y, seed=None), "seed=None: expected a whole number of at least 0"),
+        (lambda: seqjax.diagnose(X, Y, history=X), ": expected the path of a file"),
+        (lambda: seqjax.sweep(seq_len=jnp.ones((20, 20))), "seq_len=float32 [20, 20]: expected a whole number"),
         (lambda: seqjax.Config(task=None), "task=None: expected a name"),  # pyright: ignore[reportArgumentType]
     ],
 )
@@ -199,3 +212,4 @@ def test_what_is_not_meant_is_said_in_one_line(call, said):
         call()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500

@@ -328,6 +328,16 @@ def test_noise_comes_to_a_task_of_ones_own_too():
         ({"labels": "own_parts:fractions"}, "gives float64 labels; expected whole numbers"),
         ({"labels": "own_parts:chance"}, "expected a function of each sequence alone"),
         ({"labels": "own_parts:only_numpy"}, "use their methods, such as events.cumsum(-1), or jax.numpy"),
+        ({"labels": "own_parts:half_classes"}, "has num_classes=2.5; expected a whole number, 2 or more, or None"),
+        ({"labels": "own_parts:word_classes"}, "its LabelRule has num_classes='two'; expected a whole number, 2"),
+        (
+            {"labels": "own_parts:no_classes"},
+            "its LabelRule has num_classes=0; expected a whole number, 2 or more",
+        ),
+        ({"labels": "own_parts:true_classes"}, "its LabelRule has num_classes=True; expected a whole number, 2"),
+        ({"labels": "own_parts:perhaps"}, "its LabelRule has symmetric='yes': expected true or false"),
+        ({"labels": "own_parts:several"}, "its LabelRule has symmetric=float64 [3]: expected true or false"),
+        ({"labels": "own_parts:in_place"}, "own_parts:in_place raised ValueError: output array is read-only"),
         ({"task": "bitz"}, "unknown task 'bitz'; did you mean bits?"),
         ({"task": "own_parts:tokenz"}, "did you mean tokens?"),
         ({"task": "own_parts:count_so_far"}, "is of type LabelRule; expected task(config, rule) -> Task"),
@@ -342,6 +352,29 @@ def test_noise_comes_to_a_task_of_ones_own_too():
         ({"task": "own_parts:flat_counts"}, "its count_probs are float64 [4]; expected probabilities [4, K]"),
         ({"task": "own_parts:other_counts"}, "its count_probs are float64 [4, 5]; expected probabilities [4, K]"),
         ({"task": "own_parts:list_counts"}, "its count_probs are list; expected probabilities [4, K]"),
+        ({"task": "own_parts:two_lengths"}, "its Task has seq_len=int64 [2]; expected 3, as in the config"),
+        ({"task": "own_parts:word_length"}, "its Task has seq_len='3'; expected 3, as in the config"),
+        ({"task": "own_parts:complex_probs"}, "; expected a probability for each event"),
+        ({"task": "own_parts:no_probs"}, "its event_probs are None; expected a probability for each event"),
+        ({"task": "own_parts:ragged_probs"}, "event_probs raised ValueError: setting an array element"),
+        ({"task": "own_parts:many_probs"}, "1...; expected a probability for each event, together 1"),
+        ({"task": "own_parts:unsure"}, "its Task has symmetric='no': expected true or false"),
+        ({"task": "own_parts:noises"}, "its Task has label_noise=float64 [20, 20]; expected 0 to 0.5"),
+        ({"task": "own_parts:no_draw"}, "its Task has draw_inputs=None; expected a function"),
+        ({"task": "own_parts:no_events"}, "its Task has events_of=None; expected a function"),
+        ({"task": "own_parts:no_labels"}, "its Task has labels_of=None; expected a function"),
+        ({"task": "own_parts:shape_alone"}, "draw_inputs raised TypeError"),
+        ({"task": "own_parts:nothing_drawn"}, "draw_inputs gives NoneType; expected float32 [1365, 3, 4]"),
+        ({"task": "own_parts:not_traced"}, "draw_inputs raised "),
+        ({"task": "own_parts:other_shape"}, "draw_inputs gives float32 [2, 2, 4]; expected float32 [2, 3, 4]"),
+        ({"task": "own_parts:same_inputs"}, "draw_inputs gives the same inputs under another key"),
+        ({"task": "own_parts:ragged_events"}, "events_of raised ValueError: setting an array element"),
+        ({"task": "own_parts:word_events"}, "events_of gives <U1 []; expected whole numbers [1365, 3] below 4"),
+        (
+            {"task": "own_parts:empty_events"},
+            "events_of gives int64 [0]; expected whole numbers [1365, 3] below 4",
+        ),
+        ({"task": "own_parts:large_events"}, "[1365, 3] from 1 to 4; expected whole numbers [1365, 3] below 4"),
     ],
     ids=str,
 )
@@ -350,6 +383,18 @@ def test_what_is_no_rule_or_task_is_refused_in_one_line(settings, said):
         tasks.build(Config(**{"seq_len": 3, "num_features": 4, "threshold": 1} | settings))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["numpy_classes", "numpy_noise", "list_probs"])
+def test_what_numpy_or_python_brings_is_taken(name):
+    task = tasks.build(Config(task=f"own_parts:{name}", num_features=4, seq_len=3))
+    assert type(task.num_classes) is int
+    assert (task.event_probs == np.full(4, 0.25)).all()
+
+
+def test_many_rare_events_are_no_other_than_said():
+    tasks.build(Config(task="own_parts:tokens", num_features=5000, labels="own_step"))
 
 
 def test_event_probabilities_that_are_not_those_of_the_inputs_are_refused(monkeypatch):
@@ -361,5 +406,5 @@ def test_event_probabilities_that_are_not_those_of_the_inputs_are_refused(monkey
         return dataclasses.replace(tokens(config, rule), event_probs=np.array([0.4, 0.2, 0.2, 0.2]))
 
     monkeypatch.setattr(own_parts, "tokens", skewed)
-    with pytest.raises(ConfigError, match=r"event 0 is in 0.2.. of all steps, and event_probs say 0.400"):
+    with pytest.raises(ConfigError, match=r"event 0 is in 0.2.. of all steps, and event_probs say 0.4;"):
         tasks.build(Config(task="own_parts:tokens", num_features=4))

@@ -50,6 +50,7 @@ FILES = {
     "my_train.py": TRAIN,
     "my_broken.py": "import numpy as np\n\nvalue = np.zeros(3)[5]\n",
     "my_syntax.py": "def fit(x, y, mask)\n    return x\n",
+    "my_getattr.py": "def __getattr__(name):\n    raise ValueError('no ' + name)\n",
     "my_needs.py": "import json\nimport no_such_library_at_all\n",
     "my_script.py": "import argparse\n\nargparse.ArgumentParser().parse_args(['--wrong'])\n",
     "my_package/__init__.py": "",
@@ -157,6 +158,11 @@ def test_errors_of_an_import_are_the_users(module):
     assert frame in e.value.frames
     assert "seqjax" not in e.value.frames
     assert "importlib" not in e.value.frames
+
+
+def test_a_module_whose_getattr_raises_is_the_users():
+    with pytest.raises(UserCodeError, match=r"my_getattr raised ValueError: no fit \(my_getattr.py, line 2\)$"):
+        load_object("my_getattr:fit", "--fit")
 
 
 def test_a_script_that_reads_flags_on_import():
