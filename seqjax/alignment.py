@@ -1,4 +1,4 @@
-"""Do the labels belong to other sequences?  Imports `arrays`, `probes` and `ladder`.
+"""Do the labels belong to other sequences?  Imports `arrays`, `evaluated`, `probes` and `ladder`.
 
 Asked where no rung beats the prior: a set that was shuffled apart stays unrelated, but
 labels that slipped by a sequence, or by a batch, can be told again once they are moved back.
@@ -12,6 +12,7 @@ import numpy as np
 from seqjax import ladder, probes
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
+from seqjax.evaluated import of_labels
 from seqjax.findings import WORTH_IT
 from seqjax.ladder import ALPHA
 from seqjax.probes import Part, PooledProbe, Training
@@ -29,7 +30,7 @@ class Shift(NamedTuple):
 
 
 def find_shift(arrays: Arrays, seed: int = 0) -> Shift | None:
-    """The shift between inputs and labels under which a probe beats the prior most; None where none does."""
+    """The shift between inputs and labels under which a probe beats the position most; None where none does."""
     n, steps = arrays.train.labels.shape
     shifts = [k for k in SHIFTS if abs(k) < n // 4]
     rng = np.random.default_rng(seed)
@@ -48,14 +49,14 @@ def find_shift(arrays: Arrays, seed: int = 0) -> Shift | None:
         test, mask = parts.test[0], data.mask[parts.test[0]]
         log_p = ladder.log_softmax(np.asarray(fitted.test[0, 0], np.float64))
         labels = data.labels[test]
-        prior = np.bincount(labels[mask], minlength=arrays.num_classes) / mask.sum()
-        gains = np.take_along_axis(log_p, labels[..., None], -1)[..., 0] - np.log(np.maximum(prior, 1e-12))[labels]
-        gains = np.where(mask, gains, 0).sum(1)
+        counts = np.stack([((labels == c) & mask).sum(0) for c in range(arrays.num_classes)], -1)
+        guessing = np.log(np.maximum(counts, 1e-12) / np.maximum(mask.sum(0)[:, None], 1))  # at each step [T, C]
+        known = of_labels(np.broadcast_to(guessing, log_p.shape), labels)
+        gains = np.where(mask, of_labels(log_p, labels) - known, 0).sum(1)
         gain, error = gains.sum() / mask.sum(), gains.std() * np.sqrt(len(gains)) / mask.sum()
         z = NormalDist().inv_cdf(1 - ALPHA / 2 / len(shifts))
         if gain > max(WORTH_IT, z * error) and (best is None or gain > best[0]):
-            entropy = -(prior * np.log(np.maximum(prior, 1e-12))).sum()
-            best = (gain, Shift(k, float(entropy - gain)))
+            best = (gain, Shift(k, float(-known[mask].mean() - gain)))
     return best[1] if best is not None else None
 
 

@@ -4,6 +4,7 @@ Imports `batch`, `control_data`, `control_findings`, `control_trials`, `evaluate
 `outputs` and `training_facts`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -281,6 +282,14 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
             else (trainer.run(data.own, size), trainer.run(data.own, size, reversed_labels(shape)))
         )
         if apart := follows(*pair, shape, seeded):
+            if apart > score.prior:
+                return found(
+                    "wrong_loss",
+                    f"after training on reversed labels outputs differ by {apart:.2g} nats in the right "
+                    f"direction, more than there is to learn ({nats(score.prior)}), and are no better than "
+                    f"guessing: steps or classes do not meet their own labels in the loss",
+                    "Compare the axes of outputs and labels in the loss: a transpose is no reshape or view.",
+                )
             return found(
                 "learning_rate_low",
                 f"after training on reversed labels outputs differ by {apart:.1g} nats in the right direction",
@@ -371,6 +380,17 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
     if first == 1 and not loss_alone:
         # Outputs that stay sound where the loss is not finite: too few sequences for a batch, none was trained on.
         loss_alone = first_loss(lambda batch: batch) == (False, False)
+    if first is None and losses:  # sound in training: what differs may be that here no step is padding
+        trial = trainer.run(functools.partial(data.padded, empty=True), own.n)
+        if trial.outputs is not None:
+            sound = np.asarray(np.isfinite(trial.outputs.log_p).all((1, 2)))
+            full = np.asarray(trial.test.mask).all(1)
+            if full.any() and sound[~full].all() and not sound[full].any():
+                text = "Outputs are not finite for sequences without padding, and finite for those that have some"
+                remedy = "Turn the mask round: where true means padding, padding must be true, and steps false."
+                return [
+                    Finding("mask_inverted", value, interval, f"{text}: steps are masked, not padding.", remedy)
+                ]
     if not loss_alone:
         return [
             Finding(

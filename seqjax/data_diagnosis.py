@@ -511,10 +511,10 @@ def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool,
 
 
 def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
-    """No probe beats the prior: do the labels belong to other sequences?"""
+    """No probe does better than to know the position: do the labels belong to other sequences?"""
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
-    size, error = gain(climbed, ("nothing", None), best)
-    prior = climbed.rungs[0].loss or 0.0
+    size, error = gain(climbed, ("position", None), best)
+    prior = climbed.rungs[1].loss or 0.0
     reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
     if prior < 5 * WORTH_IT or size + 1.96 * error > WORTH_IT:
         return []
@@ -524,6 +524,8 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
         if agree - chance <= SIGMAS * wide:
             return []
         text += f", though they are no noise: {agree:.0%} are that of the step before, {chance:.0%} by chance"
+    elif shift is None and gain(climbed, ("nothing", None), ("position", None))[0] > WORTH_IT:
+        return []  # what the position tells need not stand in the inputs
     text += f"; the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
     if shift is not None:
@@ -560,7 +562,7 @@ def verdict(
         cause, text = found[0].cause, found[0].evidence + f" {text}" * (climbed.sufficient[0] != "cannot_tell")
     elif unknown:
         cause = "cannot_tell"
-    elif best.settled and (best.loss or 0.0) > (prior.loss or 0.0) / 2:
+    elif ((best.loss if best.settled else (best.ci95 or (0.0,))[0]) or 0.0) > (prior.loss or 0.0) / 2:
         cause = "label_noise"
         text += " What is left is noise in the labels, or depends on what is not among the inputs."
     else:

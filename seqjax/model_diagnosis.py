@@ -451,6 +451,18 @@ def _partly_seen(
     if not inside.any() or lacks <= _worth(climbed, val.error):
         return []
     ends = (lacks - 1.96 * val.error, lacks + 1.96 * val.error)
+    turned = np.asarray(sees, bool)[::-1]
+    one_way = not np.tril(turned, -1).any() or not np.triu(turned, 1).any()
+    if turned.diagonal().all() and one_way and not turned[::-1].diagonal().all():
+        text = (
+            f"Output 0 sees step {len(turned) - 1} and not its own, and so on to the last: turned round, each "
+            f"output would see its own step and those on one side. The loss lies {nats(lacks)} nats per step "
+            f"above that of such a model."
+        )
+        remedy = (
+            "Turn the outputs of a reversed recurrence round again (go_backwards, reverse without keep_order)."
+        )
+        return [Finding("outputs_reversed", lacks, ends, text, remedy)]
     text = (
         f"Label {label[0]} needs step {step[0]}, which its output does not see; so do {len(label)} pairs of label "
         f"and step in all. The loss lies {nats(lacks)} nats per step above that of a model that sees them."

@@ -117,12 +117,16 @@ def _viewed(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
 
 
 class Form(NamedTuple):
-    """A wrong form of the cross-entropy.  losses: `(outputs, labels, mask) -> [N, T]`, None where it cannot be."""
+    """A wrong form of the cross-entropy.  losses: `(outputs, labels, mask) -> [N, T]`, None where it cannot be.
+
+    without: a class whose steps it leaves out.
+    """
 
     cause: str
     losses: Callable[[Outputs, np.ndarray, np.ndarray], np.ndarray | None]
     words: str
     remedy: str
+    without: int | None = None
 
 
 LOGITS_REMEDY = "Put a softmax behind the last layer, or tell the loss that it is given logits (from_logits=True)."
@@ -144,6 +148,20 @@ FORMS = (
     Form("wrong_loss", _all_pairs, "the mean over all pairs of outputs and labels, as broadcasting makes it",
          "Give outputs and labels one shape before the loss: [M, 1] against [M] broadcasts to [M, M]."),
 )  # fmt: skip
+
+
+def without(k: int) -> Form:
+    """The cross-entropy of the other classes: what is left out is never named."""
+
+    def losses(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        named = (o.log_p.argmax(-1) == k)[mask].mean()
+        return None if named > REACHED * (y == k)[mask].mean() else -of_labels(o.log_p, y)
+
+    words = f"steps labelled {k} left out"
+    remedy = (
+        f"Class {k} is a class, and not padding: no ignore_index={k}, no mask of the labels; give padding -100."
+    )
+    return Form("wrong_loss", losses, words, remedy, k)
 
 
 class Told(NamedTuple):
@@ -180,11 +198,11 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
     if abs(last - own) <= 2 * tolerance(own_error) or (last < WORTH_IT and own - last <= REACHED * there):
         return Told(None, own, own_error, own)
     found: list[Told] = []
-    for form in FORMS:
-        values = form.losses(outputs, labels, mask)
-        if values is None:
+    for form in (*FORMS, *map(without, np.flatnonzero(counts).tolist())):
+        values, kept = form.losses(outputs, labels, mask), mask & (labels != form.without)
+        if values is None or not kept.any():
             continue
-        value, error = mean_and_error(values, mask)
+        value, error = mean_and_error(values, kept)
         if abs(last - value) <= tolerance(error) and abs(value - own) > 2 * tolerance(error):
             found.append(Told(form, value, error, own))
     return min(found, key=lambda f: abs(f.value - last), default=None)
@@ -360,7 +378,8 @@ def _progress(
         return [Finding("learning_rate_high", left, interval, text, LOWER)]
     if left < there / 2:
         return []
-    if curve and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0:
+    slow = curve and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0
+    if curve and slow and values[-1] - floor >= there / 2:  # else what is reported is not what the outputs have
         each = curve.falling / max(1, len(values) - 1 - len(values) // 2)
         text = (
             f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "
