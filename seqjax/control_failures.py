@@ -386,7 +386,10 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
             sound = np.asarray(np.isfinite(trial.outputs.log_p).all((1, 2)))
             full = np.asarray(trial.test.mask).all(1)
             if full.any() and sound[~full].all() and not sound[full].any():
-                text = "Outputs are not finite for sequences without padding, and finite for those that have some"
+                text = (
+                    f"Outputs are not finite for all {full.sum()} sequences without padding, and finite for all "
+                    f"{(~full).sum()} that have some"
+                )
                 remedy = "Turn the mask round: where true means padding, padding must be true, and steps false."
                 return [
                     Finding("mask_inverted", value, interval, f"{text}: steps are masked, not padding.", remedy)

@@ -40,6 +40,11 @@ def wrong_sign(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return -value, -slope
 
 
+def first_class_left_out(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """ignore_index=0, where 0 is a class."""
+    return cross_entropy(z, y, np.asarray(mask, bool) & (y > 0))
+
+
 def no_logarithm(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
     return float(-(weight * z).sum()), -weight

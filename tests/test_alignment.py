@@ -31,6 +31,15 @@ def test_labels_that_were_shuffled_have_no_shift(seed):
     assert alignment.find_shift(arrays.load(x=x, y=y), seed) is None
 
 
+@pytest.mark.parametrize("related_to_inputs", [True, False])
+def test_what_the_position_tells_is_no_sign_of_a_shift(related_to_inputs):
+    x, y = related(7)
+    y = np.concatenate([0 * y[:, :1], y[:, 1:]], 1)  # known of the first step, whatever its inputs
+    moved = np.roll(y, 1, 0) if related_to_inputs else np.random.default_rng(7).permutation(y)
+    found = alignment.find_shift(arrays.load(x=x, y=moved))
+    assert (found and found.sequences) == (1 if related_to_inputs else None)
+
+
 def test_labels_in_their_place_have_no_shift():
     x, y = related(0)
     assert alignment.find_shift(arrays.load(x=x, y=y)) is None

@@ -65,6 +65,12 @@ def shuffled_apart(seed):
     return lambda x, y, mask: (x[np.random.default_rng(seed).permutation(len(x))], y, mask)
 
 
+def nothing_without_padding(x):
+    """As attention whose keys are masked where they are steps: of a sequence without padding nothing is left."""
+    padded = (np.asarray(x) == 0).all(-1).any(-1)
+    return np.where(padded[:, None, None], x, np.nan)
+
+
 # The mistake, its training and the arrays; the twin is the same without it.
 MISTAKES = {
     "frozen": ("does_not_train", {"frozen": True}, {}),
@@ -107,6 +113,14 @@ MISTAKES = {
     "penalised_of_nine": ("stuck_at_prior", {"decay": 12.0, "rate": 0.03, "batch": 512}, {"features": 9}),
     "halved_at_each_update": ("learning_rate_low", {"halves": True, "rate": 0.02}, {}),
     "halved_at_each_update_of_three": ("learning_rate_low", {"halves": True, "rate": 0.03}, {"classes": 3}),
+    "class_left_out": ("wrong_loss", {"loss": linear.first_class_left_out}, {"classes": 3}),
+    "class_left_out_of_long": ("wrong_loss", {"loss": linear.first_class_left_out}, {"classes": 3, "steps": 8}),
+    "keys_masked_not_padding": ("mask_inverted", {"returns": nothing_without_padding}, {"padded": True}),
+    "keys_masked_not_padding_of_three": (
+        "mask_inverted",
+        {"returns": nothing_without_padding},
+        {"padded": True, "classes": 3, "steps": 8},
+    ),
     "squares": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"classes": 3}),
     "squares_of_two": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"features": 6}),
     "bias_alone": ("does_not_train", {"bias_alone": True}, {}),

@@ -99,6 +99,15 @@ def test_a_set_of_steps_is_no_order(diagnosed):
     assert "as a set" in next(f.evidence for f in looked.findings if f.cause == "unknown_position")
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_outputs_that_see_the_mirrored_step_are_reversed(diagnosed, turned):
+    def own_step_from_the_end(x):
+        return np.stack([-x.sum(-1), x.sum(-1)], -1)[:, :: -1 if turned else 1]
+
+    looked = diagnosed("last of three", predict=own_step_from_the_end)
+    assert ("outputs_reversed" in causes(looked)) == turned
+
+
 def test_the_terms_of_the_budget_add_up_to_the_loss(diagnosed):
     looked = diagnosed("last", predict=own_step_as_the_last)
     budget, final = looked.values["budget"], looked.values["final"]

@@ -107,6 +107,24 @@ def test_the_form_of_a_reported_loss(name):
         assert high - low < 0.5 * finding.value
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_class_that_the_loss_leaves_out_and_outputs_never_name(named):
+    batch, logits = data(classes=3)
+    logits[..., 0] -= 0 if named else 9
+    others = batch._replace(mask=batch.labels > 0)
+    value = entropy_of(np.log(softmax(logits.astype(np.float64))), batch if named else others)
+    findings = facts.read([value + 0.02, value + 0.002, value], outputs_of(logits, 3), batch)
+    assert causes(findings) == ([] if named else ["wrong_loss"])
+    assert named or "steps labelled 0 left out" in findings[0].evidence
+
+
+def test_a_reported_loss_that_falls_to_nothing_is_no_low_learning_rate():
+    """Outputs that are bad for a reason that is not known, beside a loss that is as good as 0."""
+    batch, logits = data()
+    reported = [0.1, 0.05, 0.02, 0.01, 0.005, 0.003]
+    assert causes(facts.read(reported, outputs_of(-logits), batch, floor=0.0)) != ["learning_rate_low"]
+
+
 def test_a_form_counts_where_controls_found_it_too():
     batch, logits = data()
     value = entropy_of(np.log(softmax(softmax(logits))), batch)
