@@ -464,9 +464,9 @@ def _repeated(
     size, error = gain(climbed, ("own_step", "nonlinear"), ("all", "nonlinear"))
     if size < max(WORTH_IT, SIGMAS * error):
         return []
-    which = {0: "first", steps - 1: "last"}.get(step, f"{step}th")
+    which = {0: "the first step", steps - 1: "the last step"}.get(step, f"step {step}")
     text = (
-        f"The labels are constant within each sequence, and predictable from the {which} step alone (step {step} "
+        f"The labels are constant within each sequence, and predictable from {which} alone (step {step} "
         f"of 0 to {steps - 1}): every step seems to carry the label of that one. A model that sees each step by "
         f"itself lacks {nats(size)} nats per step for it."
     )
@@ -475,7 +475,7 @@ def _repeated(
         text += f" The same nats stand below, as {' and '.join(terms)}." * bool(terms)
     remedy = (
         "If each step has a label of its own, look for an assignment such as y[i, :] inside a loop over steps; if "
-        f"one label per sequence was meant, read it at the {which} step alone."
+        f"one label per sequence was meant, read it at {which} alone."
     )
     return [Finding("labels_repeat_one_step", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
 
@@ -513,8 +513,10 @@ def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool,
 def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     """No probe does better than to know the position: do the labels belong to other sequences?"""
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
-    size, error = gain(climbed, ("position", None), best)
-    prior = climbed.rungs[1].loss or 0.0
+    blind: list[ladders.Key] = [("nothing", None), ("position", None)]
+    less = min(blind, key=lambda key: climbed.losses[key].sum())
+    size, error = gain(climbed, less, best)
+    prior = float(climbed.losses[less].sum() / climbed.counts.sum())
     reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
     if prior < 5 * WORTH_IT or size + 1.96 * error > WORTH_IT:
         return []
@@ -524,7 +526,7 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
         if agree - chance <= SIGMAS * wide:
             return []
         text += f", though they are no noise: {agree:.0%} are that of the step before, {chance:.0%} by chance"
-    elif shift is None and gain(climbed, ("nothing", None), ("position", None))[0] > WORTH_IT:
+    elif shift is None and gain(climbed, *blind)[0] > WORTH_IT:
         return []  # what the position tells need not stand in the inputs
     text += f"; the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
@@ -537,7 +539,7 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
 
 def _neighbours(arrays: Arrays) -> tuple[float, float, float]:
     """The share of labels that are that of the step before, what chance would give, and the error of the first."""
-    labels, counts = arrays.train.labels, arrays.train.mask > 0
+    labels, counts = np.asarray(arrays.train.labels), np.asarray(arrays.train.mask)
     pairs = counts[:, 1:] & counts[:, :-1]
     agree, error = ratio(((labels[:, 1:] == labels[:, :-1]) & pairs).sum(1), pairs.sum(1))
     shares = np.bincount(labels[counts], minlength=arrays.num_classes) / max(counts.sum(), 1)

@@ -90,7 +90,8 @@ def examine(
     findings: list[Finding] = []
     broken = [~np.isfinite(s.log_p).all(-1) & s.mask for s in sets]
     if any(part.any() for part in broken):
-        n, m = int(broken[-1].any(1).sum() or broken[0].any(1).sum()), len(broken[-1])
+        part = broken[-1] if broken[-1].any() else broken[0]
+        n, m = int(part.any(1).sum()), len(part)
         values["not_finite"] = {"sequences": n, "of": m}
         findings.append(_not_finite(n, m))
         return ModelFacts(values, findings, None, None, None, None, sets)

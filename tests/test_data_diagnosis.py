@@ -182,3 +182,13 @@ def test_from_python():
         seqjax.diagnose(x, flipped(event(x), 0.05), sees="own_step")["verdict"]
         == diagnosed("own step", sees="own_step")["verdict"]
     )
+
+
+def test_memory_mapped_labels_of_which_a_sequence_was_left_out(tmp_path):
+    y = event(bits(1))
+    x = bits(0)
+    x[5] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    mapped = load(x=str(tmp_path / "x.npy"), y=str(tmp_path / "y.npy"))
+    assert data_diagnosis._neighbours(mapped) == data_diagnosis._neighbours(load(x=x, y=y))

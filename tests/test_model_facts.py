@@ -376,6 +376,20 @@ def test_nan():
     assert facts.loss is None
 
 
+def test_nan_in_training_alone():
+    x = np.random.default_rng(0).normal(size=(400, 3, 2))
+    x[:300, 0, 1] = 99.0
+    y = (x[..., 0] > 0).astype(int)
+    given = user_arrays.load(x=x[:350], y=y[:350], x_val=x[350:], y_val=y[350:])
+
+    def scores(x):
+        return np.where(x[:, :1, 1:] == 99, np.nan, np.stack([-x[..., 0], x[..., 0]], -1))
+
+    facts = examine(scores, given)
+    assert 0 < facts.findings[0].value < 1
+    assert np.isfinite(facts.findings[0].ci95).all()
+
+
 # --- Padding -----------------------------------------------------------------------------------------------------
 
 
