@@ -120,7 +120,7 @@ class Config:
                 f"sequences to train on and {self.num_val} to validate on; each needs at least 1"
             )
         for name in ("learning_rate", "warmup_epochs", "grad_clip"):
-            if getattr(self, name) is not None:
+            if name == "learning_rate" or getattr(self, name) is not None:
                 _between(name, getattr(self, name), 0, math.inf, exclusive=True)
         if self.weight_decay is not None:
             _between("weight_decay", self.weight_decay, 0, math.inf)

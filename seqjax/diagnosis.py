@@ -173,7 +173,10 @@ EXPLAIN: dict[str, Callable[[Config, Outlook], str]] = {
         f"Not knowing the position or the order of steps costs {{}}: the model {sight_in_words(o)}."
     ),
     "model_family": _family,
-    "optimisation": lambda c, o: "Training stopped {} above the lowest loss that this model can reach.",
+    "optimisation": lambda c, o: (
+        "Training stopped {} above the lowest loss "
+        + ("of any model that sees this." if o.forecast.kind == "lower_bound" else "that this model can reach.")
+    ),
     "generalisation": lambda c, o: "What was learnt does not carry over to validation, which costs {}.",
 }
 

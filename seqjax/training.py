@@ -358,7 +358,8 @@ def compile_evaluation(
     eval_batch = max(1, EVAL_STEPS // (config.seq_len * num_replicates))
 
     def of_one(params: Params, seed: Array, replicate: Array) -> StepOutputs:
-        batch_of = drawn(config, task, stream_key(seed, replicate, "fresh"), mesh)
+        of = 0 * replicate if config.vary == "init" else replicate  # whose data all of them have
+        batch_of = drawn(config, task, stream_key(seed, of, "fresh"), mesh)
         shards = mesh.shape["data"] if mesh else 1
         return evaluate(model.apply, params, batch_of, *batches(jnp.arange(num_sequences), eval_batch, shards))
 

@@ -45,6 +45,7 @@ BAD = [
     ({"num_samples": 1}, "leaves 0 sequences to train on and 1"),
     ({"num_samples": 10, "val_fraction": 0.95}, "leaves 0 sequences to train on and 10"),
     ({"learning_rate": 0.0}, "learning_rate=0.0: expected a number above 0"),
+    ({"learning_rate": None}, "learning_rate=None: expected a number above 0"),
     ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
     ({"learning_rate": math.inf}, "learning_rate=inf"),
     ({"learning_rate": "1e-3"}, "learning_rate='1e-3'"),

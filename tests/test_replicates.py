@@ -399,6 +399,18 @@ def test_other_lengths_are_those_parameters_on_other_data(model):
         assert low <= entry["val_loss"] <= high
 
 
+@pytest.mark.parametrize("vary", ["init", "all"])
+def test_at_other_lengths_replicates_share_their_data_under_init(vary):
+    of = config(num_replicates=2, vary=vary)
+    task, model = tasks.build(of), tiny.model_of(of)
+    params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
+    outputs = training.compile_evaluation(of, task, model, params)(
+        params, np.uint32(0), np.arange(2, dtype=np.int32)
+    )
+    first, second = np.asarray(outputs.labels)
+    assert np.array_equal(first, second) == (vary == "init")
+
+
 def test_the_length_of_the_training_among_the_others_agrees_with_it():
     result, _ = run_of(config(num_samples=4000, batch_size=100, eval_seq_len=(2, 3)))
     same, final = result.values["lengths"][0], result.values["final"]

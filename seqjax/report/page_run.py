@@ -25,7 +25,7 @@ def forecast(values: Values) -> Html | None:
     for key, words in FORECAST_COLUMNS.items():
         shown = number(forecast.get(key))
         bound = key == "family_loss" and forecast["kind"] == "lower_bound"
-        around = f" ± {number(1.96 * error)}" if error and key != "prior_entropy" else ""
+        around = f" ± {number(1.96 * error)}" if error and key in ("bayes_loss", "family_loss") else ""
         rows.append((words[0].upper() + words[1:], f"{'≥ ' if bound else ''}{shown}{around}"))
     kind = {
         "exact": "Exact: computed from the task and the model, before any training.",
