@@ -198,9 +198,12 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
     if abs(last - own) <= 2 * tolerance(own_error) or (last < WORTH_IT and own - last <= REACHED * there):
         return Told(None, own, own_error, own)
     found: list[Told] = []
-    for form in (*FORMS, *map(without, np.flatnonzero(counts).tolist())):
+    classes = np.flatnonzero(
+        counts
+    ).tolist()  # of two, one left out leaves nothing to tell: any loss of 0 would do
+    for form in (*FORMS, *map(without, classes if len(classes) > 2 else [])):
         values, kept = form.losses(outputs, labels, mask), mask & (labels != form.without)
-        if values is None or not kept.any():
+        if values is None:
             continue
         value, error = mean_and_error(values, kept)
         if abs(last - value) <= tolerance(error) and abs(value - own) > 2 * tolerance(error):
