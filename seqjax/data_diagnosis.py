@@ -352,11 +352,11 @@ def findings(
     if on is None and read is not None and read["reading"] == "on_rung":
         on = (read["rung"], read["family"])
     found += _unrelated(arrays, climbed)
-    found += _repeated(notes, climbed, swaps, on)
+    lacks = account(climbed, on, causal) if on is not None else []
+    found += _repeated(notes, climbed, swaps, lacks if on is not None and on[0] == "own_step" else [])
     recalls = looked is not None and looked.on is not None and looked.on[0] in ladders.ACROSS
     found += _shifted(climbed, swaps, causal, recalls)
-    if on is not None:
-        found += account(climbed, on, causal)
+    found += lacks
     if read is not None and looked is None:
         found += _training(climbed, read, on)
     if looked is not None:
@@ -452,9 +452,9 @@ def _training(climbed: Ladder, read: dict[str, Any], on: tuple[str, str | None] 
 
 
 def _repeated(
-    notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Dependence | None, on: ladders.Key | None
+    notes: tuple[Note, ...], climbed: Ladder, swaps: step_swaps.Dependence | None, lacks: list[Finding]
 ) -> list[Finding]:
-    """Every step carries the label of one of them.  on: where the model stands, as far as it is known."""
+    """Every step carries the label of one of them.  lacks: of a model that is known to see its own step alone."""
     if swaps is None or not any(note.note == "labels_constant_in_sequence" for note in notes):
         return []
     needed = np.nan_to_num(swaps.matrix).sum(0) > 0
@@ -470,9 +470,8 @@ def _repeated(
         f"of 0 to {steps - 1}): every step seems to carry the label of that one. A model that sees each step by "
         f"itself lacks {nats(size)} nats per step for it."
     )
-    if on is not None and on[0] == "own_step":
-        terms = [term.cause.replace("_", " ") for term in account(climbed, on) if term.cause != "model_family"]
-        text += f" The same nats stand below, as {' and '.join(terms)}." * bool(terms)
+    if terms := [term.cause.replace("_", " ") for term in lacks if term.cause != "model_family"]:
+        text += f" The same nats stand below, as {' and '.join(terms)}."
     remedy = (
         "If each step has a label of its own, look for an assignment such as y[i, :] inside a loop over steps; if "
         f"one label per sequence was meant, read it at {which} alone."

@@ -430,7 +430,7 @@ def findings(seen: Seen) -> list[Finding]:
     """What was found: a gradient that is cut off, and the first of `CAUSES` that does not come of it."""
     layer = no_gradient(seen)
     found = layer or cut_between_steps(seen)
-    explained = [stuck_at_prior] * bool(found) + [vanishing_over_steps] * bool(found and not layer)
+    explained = () if found is None else (stuck_at_prior,) if layer else (stuck_at_prior, vanishing_over_steps)
     others = (cause(seen) for cause in CAUSES if cause not in explained)
     other = next((f for f in others if f), None)
     if other is not None and other.cause == "input_scale":

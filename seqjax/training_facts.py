@@ -198,10 +198,10 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
     if abs(last - own) <= 2 * tolerance(own_error) or (last < WORTH_IT and own - last <= REACHED * there):
         return Told(None, own, own_error, own)
     found: list[Told] = []
-    classes = np.flatnonzero(
-        counts
-    ).tolist()  # of two, one left out leaves nothing to tell: any loss of 0 would do
-    for form in (*FORMS, *map(without, classes if len(classes) > 2 else [])):
+    classes = np.flatnonzero(counts).tolist()
+    # Of two classes one left out leaves nothing to tell: any loss of 0 would do.
+    left_out = map(without, classes if len(classes) > 2 else [])
+    for form in (*FORMS, *left_out):
         values, kept = form.losses(outputs, labels, mask), mask & (labels != form.without)
         if values is None:
             continue
@@ -381,8 +381,9 @@ def _progress(
         return [Finding("learning_rate_high", left, interval, text, LOWER)]
     if left < there / 2:
         return []
-    slow = curve and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0
-    if curve and slow and values[-1] - floor >= there / 2:  # else what is reported is not what the outputs have
+    falls = curve is not None and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0
+    # A reported loss that is low is not what the outputs have: then the rate is not what is wrong.
+    if curve is not None and falls and values[-1] - floor >= there / 2:
         each = curve.falling / max(1, len(values) - 1 - len(values) // 2)
         text = (
             f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "

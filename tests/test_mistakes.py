@@ -22,8 +22,6 @@ QUICK = ["numpy.softmax_over_batch", "numpy.never_flipped_back"]
 MISSED = {
     "numpy.shuffled_apart": "cannot_tell: with so few sequences noise looks like a riddle",
     "numpy.scaled_per_batch": "training_mode: batch statistics are what it looks like",
-    "torch.never_cleared": "learning_rate_high: gradients that add up are steps that grow",
-    "torch.view_for_permute_in_loss": "another name for labels that do not meet their outputs",
 }
 
 
@@ -32,7 +30,10 @@ def of(framework: str) -> list[str]:
 
 
 def marked(names: list[str]) -> list:
-    return [pytest.param(n, marks=pytest.mark.xfail(reason=MISSED[n])) if n in MISSED else n for n in names]
+    return [
+        pytest.param(n, marks=pytest.mark.xfail(reason=MISSED[n], strict=True)) if n in MISSED else n
+        for n in names
+    ]
 
 
 @pytest.fixture(autouse=True)
