@@ -4,6 +4,7 @@ A framework is imported only where an object of it was handed over, so it is the
 takes inputs is found in `adapters`.
 """
 
+import gc
 import inspect
 import sys
 from collections import OrderedDict  # keeps the order of layers as a pytree, too
@@ -77,6 +78,56 @@ def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = Non
     if inspect.isclass(init) or inspect.isclass(apply):
         return None
     return _functions(init, apply) if callable(init) and callable(apply) else None
+
+
+class LeftOut(NamedTuple):
+    """Parameters of PyTorch that had a gradient and that no optimiser held.
+
+    layers: how many of them by kind of layer.  share: of all that had a gradient.
+    """
+
+    layers: dict[str, int]
+    share: float
+
+
+def watch_optimisers(run: Callable[[], Any]) -> tuple[Any, LeftOut | None]:
+    """What a training in PyTorch returns, and what its optimisers left out.
+
+    None where no optimiser of PyTorch took a step, or they left out nothing.  What had a gradient before is not
+    counted: another training may have moved it.
+    """
+    torch, optimisers = sys.modules.get("torch"), sys.modules.get("torch.optim.optimizer")
+    register = getattr(optimisers, "register_optimizer_step_post_hook", None)
+    if torch is None or register is None:
+        return run(), None
+
+    def with_gradient() -> list[Any]:
+        kind = torch.nn.Parameter
+        return [o for o in gc.get_objects() if type(o) is kind and o.requires_grad and o.grad is not None]
+
+    known = {id(parameter): parameter for parameter in with_gradient()}
+    held: dict[int, Any] = {}  # the parameters themselves: a number alone may be given again
+
+    def step(optimiser: Any, *_: Any) -> None:
+        held.update((id(p), p) for group in optimiser.param_groups for p in group["params"])
+
+    handle = register(step)
+    try:
+        found = run()
+    finally:
+        handle.remove()
+    moved = [p for p in with_gradient() if id(p) not in known]
+    left = {id(p): p for p in moved if id(p) not in held}
+    if not held or not left:
+        return found, None
+    layers: dict[str, int] = {}
+    for module in [o for o in gc.get_objects() if issubclass(type(o), torch.nn.Module)]:
+        for parameter in module._parameters.values():
+            if (one := left.pop(id(parameter), None)) is not None:
+                layers[type(module).__name__] = layers.get(type(module).__name__, 0) + one.numel()
+    if left:
+        layers["Parameter"] = sum(one.numel() for one in left.values())
+    return found, LeftOut(layers, sum(layers.values()) / sum(p.numel() for p in moved))
 
 
 def parameters_of(function: Any) -> dict[str, inspect.Parameter]:

@@ -3,6 +3,7 @@
 Tests marked `frameworks` need the extra `adapters`: `python -m pytest -n 0 -m frameworks tests/test_adapters.py`.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +23,7 @@ from flax import nnx
 
 from seqjax.adapters import Trainable, UserCodeError, as_predict, as_trainable, read_outputs
 from seqjax.config import ConfigError
+from seqjax.frameworks import watch_optimisers
 from seqjax.instruments import flat, kernels
 
 N, T, F, C = 12, 6, 4, 3
@@ -850,3 +852,42 @@ def test_arrays_of_every_framework_are_read():
         outputs = read_outputs(raw, N, T, C)
         assert outputs.kind == "probabilities"
         close(np.exp(outputs.log_p), soft, 1e-2)
+
+
+# --- Trainings in PyTorch ----------------------------------------------------------------------------------------
+
+
+@frameworks
+def test_what_no_optimiser_of_pytorch_holds():
+    torch = need("torch")
+
+    class Net(torch.nn.Module):
+        def __init__(self, kept):
+            super().__init__()
+            self.body = kept([torch.nn.Linear(3, 4)])
+            self.head = torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.body[0](x))
+
+    def train(kept=torch.nn.ModuleList, names=("head", "body"), frozen=False, steps=True):
+        net = Net(kept)
+        if frozen:
+            net.body.requires_grad_(False)
+        optimiser = torch.optim.SGD([p for name, p in net.named_parameters() if name.startswith(names)], 0.1)
+        net(torch.ones(5, 3)).square().sum().backward()
+        if steps:
+            optimiser.step()
+        return net
+
+    for how, left_out in (
+        ({"kept": list}, ({"Linear": 16}, 16 / 26)),
+        ({"names": ("body",)}, ({"Linear": 10}, 10 / 26)),
+        ({}, None),
+        ({"frozen": True}, None),
+        ({"steps": False}, None),
+    ):
+        net, found = watch_optimisers(functools.partial(train, **how))
+        assert found == left_out, how
+        assert net.head.weight.shape == (2, 4)
+    assert not sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks
