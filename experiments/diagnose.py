@@ -5,7 +5,6 @@ python -m experiments.diagnose --data=train.npz --fit=my_module:fit
 """
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -106,12 +105,7 @@ def write(
         workdir.write_whole(folder / f"{name}.png", picture)
     workdir.write_whole(folder / workdir.PAGE, whole.encode())
     workdir.write_json(folder / "result.json", values)
-    if flags.json:
-        json.dump(values, result_to, indent=1, allow_nan=False)
-        print(file=result_to)
-    else:
-        print(f"to read: {folder / workdir.PAGE}", file=result_to)
-        print(folder / "result.json", file=result_to)
+    workdir.show_result(folder, values, flags.json, result_to)
 
 
 def console() -> None:

@@ -143,8 +143,8 @@ DIAGNOSE = {
         ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask), or fit(x, y), -> predict, or "
                      "(predict, losses) with the loss of each epoch."),
         ("causal", bool, "Outputs may not depend on later steps."),
-        ("observed_accuracy", float, "The accuracy that your log shows, 0 to 1; it is computed again from the "
-                                     "outputs."),
+        ("observed_accuracy", float, "The accuracy that your log shows, a share or per cent; it is computed again "
+                                     "from the outputs."),
         ("control_samples", int, "Sequences of each control experiment; 0: none. Default: some 2,000."),
         ("control_seconds", float, "Time for all control experiments. Default: some 45 seconds."),
     ],

@@ -4,7 +4,6 @@ python -m experiments.main --seq_len=2
 """
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -73,12 +72,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
                 raise StoppedError(f"{stopped}; go on with: {line}") from None
             report.result(result.values)
             write(folder, flags, result, board)
-        if flags.json:
-            json.dump(result.values, result_to, indent=1, allow_nan=False)
-            print(file=result_to)
-        else:
-            print(f"to read: {folder / workdir.PAGE}", file=result_to)
-            print(folder / "result.json", file=result_to)
+        workdir.show_result(folder, result.values, flags.json, result_to)
 
 
 def run(

@@ -120,12 +120,7 @@ def write(folder: Workdir, flags: RunFlags, grid: Grid, records: list[Record], r
     whole = page(result, line, {name: figures.svg(figure).decode() for name, figure in drawn.items()})
     workdir.write_whole(folder / workdir.PAGE, whole.encode())
     workdir.write_json(folder / "result.json", result)
-    if flags.json:
-        json.dump(result, result_to, indent=1, allow_nan=False)
-        print(file=result_to)
-    else:
-        print(f"to read: {folder / workdir.PAGE}", file=result_to)
-        print(folder / "result.json", file=result_to)
+    workdir.show_result(folder, result, flags.json, result_to)
 
 
 def console() -> None:

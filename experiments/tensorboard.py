@@ -11,10 +11,11 @@ from typing import Any, Self
 from seqjax.config import ConfigError
 
 # Lines that do not move, drawn into the chart of the losses: a key of `forecast`, and what it is called there.
+OWN_FLOOR = "lowest of this model"  # not known where the forecast is a lower bound
 FLOORS = {
     "prior_entropy": "guessing",
     "bayes_loss": "lowest of any model that sees this",
-    "family_loss": "lowest of this model",
+    "family_loss": OWN_FLOOR,
 }
 # Chart: of each part, the key in a line of metrics.jsonl.
 CHARTS = {
@@ -52,6 +53,8 @@ class Board:
         """Take the forecast and every epoch; see `experiment.Watch`."""
         if what == "forecast":
             known = {name: value["forecast"][key] for key, name in FLOORS.items()}
+            if value["forecast"]["kind"] == "lower_bound":
+                del known[OWN_FLOOR]
             self.floors = {name: floor for name, floor in known.items() if floor is not None}
         if what == "epoch":
             for chart, parts in CHARTS.items():
@@ -68,8 +71,8 @@ class Board:
             for name, value in values["config"].items()
         }
         measured = values["final"] | {f"budget/{name}": value for name, value in values.get("budget", {}).items()}
-        if self.floors:
-            measured["forecast"] = values["forecast"]["family_loss"]
+        if OWN_FLOOR in self.floors:
+            measured["forecast"] = self.floors[OWN_FLOOR]
         metrics = {name: value for name, value in measured.items() if value is not None}
         self.writer.add_hparams(settings, metrics, name="settings")
         if "verdict" in values:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 
@@ -167,3 +167,13 @@ def append_line(path: Path, value: Any) -> None:
     """One more line of JSON at the end of a record, handed to the system at once."""
     with path.open("a") as file:
         file.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def show_result(folder: Workdir, values: dict[str, Any], as_json: bool, out: TextIO) -> None:
+    """The last lines of a command: where to read on, or the result itself."""
+    if as_json:
+        json.dump(values, out, indent=1, allow_nan=False)
+        print(file=out)
+    else:
+        print(f"to read: {folder / PAGE}", file=out)
+        print(folder / "result.json", file=out)

@@ -1,4 +1,5 @@
-"""Do the labels belong to other sequences?  Imports `arrays`, `evaluated`, `probes` and `ladder`.
+"""Do the labels belong to other sequences?  Imports `arrays`, `batch`, `evaluated`, `findings`, `ladder` and
+`probes`.
 
 Asked where no rung beats the prior: a set that was shuffled apart stays unrelated, but
 labels that slipped by a sequence, or by a batch, can be told again once they are moved back.

@@ -126,6 +126,12 @@ def take(array: Array, rows: np.ndarray) -> Array:
     return array[rows]
 
 
+def unpadded(mask: np.ndarray, labels_per: str) -> np.ndarray:
+    """`[N, T]`: steps up to the last that is scored; of a label per step also not before the first."""
+    to_last = np.logical_or.accumulate(mask[:, ::-1], 1)[:, ::-1]
+    return to_last if labels_per == "sequence" else to_last & np.logical_or.accumulate(mask, 1)
+
+
 def chunks(array: Array) -> Iterator[tuple[int, np.ndarray]]:
     """`(start, rows in memory)` over the first axis, `CHUNK_BYTES` (or one row) at a time."""
     row_bytes = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
@@ -213,7 +219,6 @@ def load(
             arrays["x"],
             arrays["y"],
             batch_first,
-            steps=train.batch.inputs.shape[1],
             tokens=train.inputs_are == "tokens",
             per_sequence=train.labels_per == "sequence",
         ),
@@ -339,6 +344,7 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
     x, y, mask = (arrays.get(name) for name in names)
     assert x is not None
     assert y is not None
+    # Shapes, then values.
     x, y, mask, inputs_are = _axes(x, y, mask, names, inputs, labels_per, batch_first)
     y, one_hot, labels_per = _label_shape(y, x.shape[:2], names, labels_per)
     notes: list[Note] = []
@@ -349,7 +355,8 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
         steps = np.arange(x.shape[1])
         last = x.shape[1] - 1 if present is None else np.where(present, steps, -1).max(1, keepdims=True)
         scored = scored & (steps == last)
-    bad, num_tokens = _bad_inputs(x, present, inputs_are, names[0], of)
+    # Rows that cannot be used are left out, and said.
+    bad, num_tokens = _bad_inputs(x, present, inputs_are, names[0])
     bad_rows = dict(missing) | bad
     if bad_rows:
         first = min(bad_rows)
@@ -365,6 +372,7 @@ def _read(suffix: str, arrays: dict[str, np.ndarray], inputs: Any, labels_per: A
     if not keep.any():
         why = f"{len(bad_rows)} with NaN or infinity, the others with every step masked"
         raise ConfigError(f"no sequence of {of} is left of {len(keep)}: {why}")
+    # What is left, without a copy where none is needed.
     if present is not None and not present.all():
         x = Rows(x, present=present)  # no copy; what stands there is kept for `model_facts`
     batch = Batch(x, labels, scored)
@@ -461,7 +469,7 @@ def _label_shape(y: np.ndarray, shape: tuple[int, int], names: Any, labels_per: 
     elif steps % found == 0:
         guess = f"if one label holds for {steps // found} steps: np.repeat(y, {steps // found}, 1)"
     elif found % steps == 0:
-        guess = f"if x was taken at every {found // steps}th step: y[:, ::{found // steps}]"
+        guess = f"if x holds one step of every {found // steps}: y[:, ::{found // steps}]"
     else:
         guess = "expected one label for every step; or one for each sequence, [N] or one-hot [N, C]"
     raise ConfigError(f"{name} has {found} steps, {names[0]} has {steps}: {guess}")
@@ -498,6 +506,7 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
     negative, first_negative, broken, first_broken, soft = 0, "", 0, "", 0
     for start, part in chunks(y):
         rows = slice(start, start + len(part))
+        # Padding, and what is no number.
         counted = np.ones(part.shape[:2], bool)
         if present is not None:  # one label per sequence counts where any step does
             counted = present[rows] if present.shape == shape else present[rows].any(1, keepdims=True)
@@ -507,6 +516,7 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
                 missing.setdefault(start + int(n), f"{name} at sequence {start + n}, step {t}")
             counted = np.asarray(counted & finite)
             part = np.where(finite[..., None] if one_hot else finite, part, 0)
+        # One-hot rows as their largest class; else whole numbers.
         if one_hot:
             total, best = part.sum(-1, dtype=np.float64), part.max(-1)
             unclear = counted & ((np.abs(total - 1) > 1e-3) | ((part == best[..., None]).sum(-1) > 1))
@@ -532,6 +542,7 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
                     look = "it looks continuous, and a class needs a whole number: bin it" if many else "round it"
                     place = f"sequence {start + n}, step {t}"
                     raise ConfigError(f"{name} holds {part[n, t]:g} at {place}, no whole number: {look}")
+        # Negative labels are not scored.
         below = counted & (labels < 0)
         if below.any() and not negative:
             n, t = np.argwhere(below)[0]
@@ -542,6 +553,7 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
             raise ConfigError(
                 f"{name} holds {labels[counted].max():g}: expected classes from 0 to {MAX_CLASSES - 1}"
             )
+        # Into a copy only where something had to change.
         clean = np.where(counted, labels, 0).astype(np.int32)
         if out is None and not np.array_equal(clean, labels):  # from here on a copy is needed
             out = np.empty(shape, np.int32)
@@ -563,7 +575,7 @@ def _labels(y: np.ndarray, one_hot: bool, present: Any, names: Any, of: str, not
     return y if out is None else out, scored, counts, missing
 
 
-def _bad_inputs(x: np.ndarray, present: np.ndarray | None, inputs_are: str, name: str, of: str) -> tuple:
+def _bad_inputs(x: np.ndarray, present: np.ndarray | None, inputs_are: str, name: str) -> tuple:
     """Rows with values that cannot be used {row: place}, and the number of tokens; padding does not count."""
     bad: dict[int, str] = {}
     largest = 0

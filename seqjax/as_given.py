@@ -121,7 +121,7 @@ def last_scored(mask: np.ndarray) -> np.ndarray:
     return mask.shape[1] - 1 - np.asarray(mask)[:, ::-1].argmax(1)
 
 
-def form_of(x: Any, y: Any, batch_first: bool, steps: int, tokens: bool, per_sequence: bool) -> Form:
+def form_of(x: Any, y: Any, batch_first: bool, tokens: bool, per_sequence: bool) -> Form:
     """The form of `x` and `y` as given, once it is known what they are: see `arrays.load`."""
     flat = x.ndim == 2 and not tokens
     per_sequence |= y.ndim == 1 or (flat and y.ndim == 2)  # the one step that there is has no axis in y

@@ -17,8 +17,8 @@ from seqjax.control_data import Shape
 from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow
 from seqjax.control_trials import Trainer, Trial
 from seqjax.evaluated import of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.observed import REACHED, nats
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, nats
+from seqjax.observed import REACHED
 from seqjax.outputs import Outputs
 
 ROUNDING = 1e-6  # nats: of log-probabilities of float32 outputs
@@ -368,7 +368,7 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
     first = next((e for e, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
     when = f"the reported loss is not finite from epoch {first} on" if first else "outputs are not finite"
     text = f"One feature is the label, and {when}"
-    value, interval = math.log(shape.num_classes), (0.0, math.inf)
+    value, ci95 = math.log(shape.num_classes), (0.0, math.inf)
 
     def first_loss(change: Callable[[Batch], Batch]) -> tuple[bool, bool]:
         """Whether the loss at the first parameters is finite, and the outputs after a few updates."""
@@ -391,15 +391,13 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
                     f"{(~full).sum()} that have some"
                 )
                 remedy = "Turn the mask round: where true means padding, padding must be true, and steps false."
-                return [
-                    Finding("mask_inverted", value, interval, f"{text}: steps are masked, not padding.", remedy)
-                ]
+                return [Finding("mask_inverted", value, ci95, f"{text}: steps are masked, not padding.", remedy)]
     if not loss_alone:
         return [
             Finding(
                 "learning_rate_high",
                 value,
-                interval,
+                ci95,
                 f"{text}; outputs are not finite either: updates are too large.",
                 facts.LOWER,
             )
@@ -409,7 +407,7 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
             Finding(
                 "wrong_loss",
                 value,
-                interval,
+                ci95,
                 f"{text}, but it is where every label is 0: some labels have no output of theirs.",
                 "Count classes from 0, and give the last layer an output for each.",
             )
@@ -418,7 +416,7 @@ def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:
         Finding(
             "logits_as_probabilities",
             value,
-            interval,
+            ci95,
             f"{text}, at sound outputs: the logarithm is taken of what is no probability.",
             facts.LOGITS_REMEDY,
         )

@@ -16,8 +16,8 @@ from seqjax import training_facts as facts
 from seqjax.control_data import Shape
 from seqjax.control_trials import Trainer, Trial
 from seqjax.evaluated import of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.observed import REACHED, nats
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth, nats
+from seqjax.observed import REACHED
 from seqjax.training_facts import Score
 
 # --- How it falls short ------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def state(score: Score, reachable: float) -> str:
     by_name &= score.accuracy >= 1 - REACHED * (1 - score.commonest)
     if by_loss or by_name:
         return "passed"
-    known = score.loss < score.prior - max(WORTH_IT, SIGMAS * score.error)
+    known = is_worth(score.prior - score.loss, score.error)
     known |= score.accuracy > score.commonest + SIGMAS * max(score.accuracy_error, 1e-9)
     return "learning" if known else "chance"
 
@@ -216,7 +216,7 @@ def unstable(random: Trial) -> Finding | None:
         and curve.finite
         and curve.first <= score.prior * (1 + REACHED)
         and len(random.losses or []) > 3
-        and curve.last - max(curve.first, score.prior) > max(WORTH_IT, SIGMAS * curve.unsteady)
+        and is_worth(curve.last - max(curve.first, score.prior), curve.unsteady)
     )
     if not rising and (worst <= score.prior * (1 + REACHED) or (curve and curve.steady)):
         return None
@@ -231,7 +231,7 @@ def unstable(random: Trial) -> Finding | None:
     high = max(score.loss, last)
     value = high - score.prior
     half = 1.96 * score.error
-    interval = (value - half, value + half)
+    ci95 = (value - half, value + half)
     text = (
         f"Labels drawn at random, of which nothing can be learnt: the training ends at {nats(high)}, "
         f"guessing gives {nats(score.prior)}"
@@ -240,11 +240,11 @@ def unstable(random: Trial) -> Finding | None:
         return Finding(
             "does_not_train",
             value,
-            interval,
+            ci95,
             f"{text}, and rose from {nats(curve.first)}: updates grow.",
             "Clear gradients before each update (optimizer.zero_grad()); else lower the learning rate.",
         )
-    return Finding("learning_rate_high", value, interval, f"{text}: updates throw it about.", CLEAR)
+    return Finding("learning_rate_high", value, ci95, f"{text}: updates throw it about.", CLEAR)
 
 
 def padding_state(trainer: Trainer, own: Trial, trial: Trial) -> tuple[str, float]:
@@ -316,7 +316,7 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
     shape, few = trainer.shape, 32
     x = np.asarray(own.test.inputs)[:few]
     value, error = leak
-    interval = (value - 1.96 * error, value + 1.96 * error)
+    ci95 = interval(value, error)
     text = f"The same sequences among others move: log-probabilities by {value:.3g} nats on average"
     base = trainer.read(own.predict, x).log_p
     floor = 4 * float(np.abs(trainer.read(own.predict, x).log_p - base).max()) + 1e-5 * float(np.abs(base).max())
@@ -330,7 +330,7 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
         text = (
             f"{swap_facts.PLACE}: log-probabilities move by {value:.3g} nats on average. {swap_facts.SAME_NOISE}"
         )
-        return Finding("training_mode", value, interval, text, swap_facts.EVALUATE)
+        return Finding("training_mode", value, ci95, text, swap_facts.SWITCH_OFF)
     blind = shape.steps > 1
     for s in range(shape.steps if blind and ordered else 0):
         changed = x.copy()
@@ -341,7 +341,7 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
         return Finding(
             "batch_time_swapped",
             value,
-            interval,
+            ci95,
             f"{text}, and no output moves with another step of its "
             f"own sequence: the recurrence runs over the sequences of a batch.",
             "Give the layer the axis order that it expects (batch_first=True), or swap axes 0 and 1.",
@@ -349,7 +349,7 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
     return Finding(
         "batch_leak",
         value,
-        interval,
+        ci95,
         f"{text}.",
         "Look for statistics over the batch at prediction (evaluation mode), or a reshape that mixes sequences.",
     )

@@ -41,17 +41,14 @@ class Trial(NamedTuple):
 
 
 def losses_of(losses: Any) -> list[float] | None:
-    """Losses by epoch, from a list, an array, or a Keras history; None where there are none."""
+    """Losses by epoch, from a list, an array, or a Keras history; None where there are none.
+
+    Raises TypeError or ValueError for anything else.
+    """
     losses = getattr(losses, "history", losses)
     if isinstance(losses, dict):
-        losses = losses.get("loss")
-    if losses is None:
-        return None
-    try:
-        found = [float(loss) for loss in losses]
-    except (TypeError, ValueError):
-        return None
-    return found or None
+        losses = losses.get("loss", losses.get("train_loss"))
+    return [float(loss) for loss in losses] or None if losses is not None else None
 
 
 def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[float] | None]:
@@ -70,12 +67,11 @@ class Trainer(NamedTuple):
     shape: Shape
     seed: int
     scaled: bool = False
-    tests: int | None = None
 
     @property
     def num_test(self) -> int:
         """Sequences on which a trial is judged."""
-        return self.tests or int(np.clip(4096 // self.shape.steps, 256, 2048))
+        return int(np.clip(4096 // self.shape.steps, 256, 2048))
 
     def read(self, predict: Callable[[np.ndarray], Any], x: np.ndarray) -> Outputs:
         """Outputs of a predict, whatever it prints or warns of."""
@@ -104,7 +100,7 @@ class Trainer(NamedTuple):
 # --- What a fitted model sees ------------------------------------------------------------------------------------
 
 
-class Sight(NamedTuple):
+class Seeing(NamedTuple):
     """view: None where it cannot be measured.  unordered `[T]`: other steps are seen as a set.
     leak: the mean change of a log-probability when other sequences stand beside, its error, and whether it is one.
     """
@@ -114,7 +110,7 @@ class Sight(NamedTuple):
     leak: tuple[float, float] | None
 
 
-def sight(trainer: Trainer, trial: Trial) -> Sight:
+def seeing(trainer: Trainer, trial: Trial) -> Seeing:
     """What the outputs of a fitted model see, from three calls on sequences of the control."""
     assert trial.predict is not None
     assert trial.outputs is not None
@@ -143,7 +139,7 @@ def sight(trainer: Trainer, trial: Trial) -> Sight:
         variants[2 + steps + t, rest] = np.roll(rest, 1)
     bases = max(1, n // len(variants))
     if bases * len(variants) > n:
-        return Sight(None, np.zeros(steps, bool), (mean, error) if leaks else None)
+        return Seeing(None, np.zeros(steps, bool), (mean, error) if leaks else None)
     rows = x[:bases][:, variants]  # [R, V, T, F]
     donors = x[bases : 2 * bases] if 2 * bases <= n else x[::-1][:bases]
     rows[:, 2 : 2 + steps][:, swapped] = donors
@@ -164,4 +160,4 @@ def sight(trainer: Trainer, trial: Trial) -> Sight:
         if classes[t] < 0:
             alike = np.abs(at - at[t]).max((1, 2)) <= tolerance
             classes[(classes < 0) & alike] = classes.max() + 1
-    return Sight(View(sees, classes), unordered, (mean, error) if leaks else None)
+    return Seeing(View(sees, classes), unordered, (mean, error) if leaks else None)

@@ -43,9 +43,9 @@ from seqjax.control_findings import (
     too_slow,
     unstable,
 )
-from seqjax.control_trials import Fit, Sight, Trainer, Trial, sight
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.observed import REACHED, nats
+from seqjax.control_trials import Fit, Seeing, Trainer, Trial, seeing
+from seqjax.findings import SIGMAS, Finding, interval, is_worth, nats
+from seqjax.observed import REACHED
 
 SAMPLES = 2048  # sequences of a control: a multiple of every usual batch size
 MORE = 4  # times as many, where it was learning, or learnt nothing
@@ -145,7 +145,7 @@ def run(
         return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, n) if failed else job.findings)
     seen = None
     try:
-        seen = sight(job.trainer, own)
+        seen = seeing(job.trainer, own)
         if seen.leak:
             job.findings.append(batch_leak(job.trainer, own, seen.leak))
     except Exception:  # their predict may not take other inputs than it was given
@@ -273,7 +273,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
     return trial
 
 
-def _one(job: _Run, control: Control, own: Trial, seen: Sight | None, total: int) -> None:
+def _one(job: _Run, control: Control, own: Trial, seen: Seeing | None, total: int) -> None:
     """Runs one control and enters its row and findings, or says why it was not run."""
     shape, trainer = job.trainer.shape, job.trainer
     if shape.steps < control.steps or (shape.per_sequence and not control.per_sequence):
@@ -348,11 +348,11 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
             f"your data (centres {centre.min():.3g} to {centre.max():.3g}, spreads {spread.min():.3g} to "
             f"{spread.max():.3g}) the loss is {counted(trial.score.loss)}, where {nats(reachable)} was there."
         )
-        value, interval = excess(trial, reachable)
+        value, ci95 = excess(trial, reachable)
         if not math.isfinite(value):
-            value, interval = trial.score.prior, (0.0, math.inf)
+            value, ci95 = trial.score.prior, (0.0, math.inf)
         remedy = "Subtract each feature's mean and divide by its spread, with the numbers of the training set."
-        job.findings.append(Finding("input_scale", value, interval, text, remedy))
+        job.findings.append(Finding("input_scale", value, ci95, text, remedy))
         job.rows[control.name]["passed"] = False
 
 
@@ -392,8 +392,8 @@ def _read_next(job: _Run, control: Control, own: Trial, trial: Trial, reachable:
         _plain(job, control, own, trial, reachable, total)
         return
     gain = score.prior - score.loss
-    low, high = gain - 1.96 * score.error, gain + 1.96 * score.error
-    sees = gain > max(WORTH_IT, SIGMAS * score.error)
+    low, high = interval(gain, score.error)
+    sees = is_worth(gain, score.error)
     text = f"The label is the event of the next step: {nats(score.loss)}, guessing gives {nats(score.prior)}"
     job.row(control, not sees, f"{text}.", trial, score.prior)
     if sees:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from seqjax.config import ConfigError
-from seqjax.findings import WORTH_IT
-from seqjax.observed import nats, rounding, rungs_of
+from seqjax.findings import WORTH_IT, nats
+from seqjax.observed import rounding, rungs_of
 
 # --- A file ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +192,7 @@ def read_curve(
     def say(reading: str | None, text: str) -> dict[str, Any]:
         return {"reading": reading, "text": text} | out
 
+    # Long curves as means of neighbours; those that end in no number are told at once.
     curves, width = {}, {}
     for kind, curve in given.items():
         y = np.asarray(curve, np.float64)
@@ -206,6 +207,7 @@ def read_curve(
     n = len(y)
     if n < 3:
         return say(None, f"Cannot tell anything from {n} points.")
+    # What has risen.
     start, tail, noise = float(y[0]), y[-max(3, n // 5) :], _noise(y)
     level = float(np.median(tail))
     out |= {"noise": noise, "level": level}
@@ -221,6 +223,7 @@ def read_curve(
         if name == "training":
             return say("memorising", f"Memorising: {text}, while training fell to {nats(y[-1])}.")
         return say(None, f"Cannot tell whether it memorises or diverges, without training: {text}.")
+    # What still falls, and where to.
     still = f"The {name} loss still falls"
     steps = -np.diff(y[-SHORT:])
     if SHORT <= n < MIN_POINTS and min(steps) > 0 and min(steps[-2:]) > WORTH_IT:
@@ -248,6 +251,7 @@ def read_curve(
                 )
             return say("still_falling", f"{text}. Cannot tell where it ends: the curve does not determine it.")
 
+    # What has settled, or never moved.
     digit = max(rounding(v) for v in out["losses"][:100] if v is not None)
     moved = abs(start - level) > JUMP * noise + digit or _trend(y)[1] != 0
     at_prior = prior is not None and level > prior - WORTH_IT / 2 - 3 * noise / math.sqrt(len(tail))

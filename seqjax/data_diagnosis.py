@@ -1,7 +1,7 @@
 """What is wrong with somebody's arrays, and what the loss in their log means: arrays in, a plain dict out.
 
-Imports `arrays`, `data_facts`, `ladder`, `step_swaps`, `observed`, `curves`,
-`diagnosis` and `experiment`.  The dict has the keys of a
+Imports `alignment`, `arrays`, `batch`, `config`, `curves`, `data_facts`, `evaluated`, `experiment`, `findings`,
+`ladder`, `model_diagnosis`, `observed`, `probes`, `results` and `step_swaps`.  The dict has the keys of a
 diagnosis in `result.json`.
 """
 
@@ -21,10 +21,9 @@ from seqjax import ladder as ladders
 from seqjax.arrays import Arrays, Note, axes_swapped
 from seqjax.batch import Batch
 from seqjax.config import ConfigError, one_of, shown, true_or_false
-from seqjax.diagnosis import nats
 from seqjax.evaluated import ratio
 from seqjax.experiment import Shown, environment
-from seqjax.findings import SIGMAS, WORTH_IT, Finding, once
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth, nats, once
 from seqjax.ladder import RUNGS, Ladder, Rung
 from seqjax.model_diagnosis import UNTRAINED, Looked
 from seqjax.probes import Sight
@@ -43,17 +42,6 @@ class Diagnosis(Shown, dict):
 
 VALIDATION_SEQUENCES = 2_000
 LEAST_CONTROL = 64  # sequences: with fewer a standard error of accuracy is above 0.06
-
-RUNG_WORDS = {
-    "nothing": "nothing",
-    "position": "position",
-    "own_step": "own step",
-    "own_step_and_position": "own step and position",
-    "past": "own and earlier steps",
-    "future": "own and later steps",
-    "all": "all steps",
-}
-
 
 # A note that is a cause: its name, the cause, and what to do.  The most specific comes first, as in `findings`.
 CAUSES = {
@@ -147,7 +135,7 @@ def diagnose(
     lap("facts")
     watch("notes", [note.to_dict() for note in (*arrays.notes, *notes)])
     watch("ladder", [_entry(rung) for rung in climbed.rungs])
-    swaps = step_swaps.dependence(climbed, arrays.num_classes)
+    swaps = step_swaps.dependence(climbed)
     lap("dependence")
     notes += _validation(arrays, climbed, scale)
     values: dict[str, Any] = {"data": arrays.to_dict(), "ladder": [_entry(rung) for rung in climbed.rungs]}
@@ -186,12 +174,13 @@ def diagnose(
         if observed_loss is None and observed_val_loss is None:
             observed_loss, observed_val_loss = (_last(curves, name) for name in ("train", "val"))
     if observed_loss is not None or observed_val_loss is not None:
+        num_val = len(arrays.val.labels) if arrays.val is not None and arrays.val_is_given else None
         readings["observed"] = observed.read_loss(
-            values["ladder"], arrays.num_classes, observed_loss, observed_val_loss, sees=sees, linear=linear
+            values["ladder"], arrays.num_classes, observed_loss, observed_val_loss, sees, linear, num_val
         )
     values |= readings
     every = tuple(dict.fromkeys((*arrays.notes, *notes)))
-    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked, causal)
+    found = findings(arrays, every, climbed, swaps, readings["observed"], sees, linear, looked, causal, seed)
     lap("findings")
     causes = {cause.note for cause in every if cause.note in CAUSES}
     values["data"]["notes"] = [note.to_dict() for note in every if note.note not in causes]
@@ -213,10 +202,12 @@ def _refuse(given: dict[str, Any], own: list[str]) -> None:
         if not isinstance(given[name], number | None):
             raise ConfigError(f"{name}={shown(given[name])}: expected a number")
     observed_accuracy, history = given["observed_accuracy"], given["history"]
-    if observed_accuracy is not None and not (own and 0 <= observed_accuracy <= 1):
+    if observed_accuracy is not None and not (own and 0 <= observed_accuracy < math.inf):
         raise ConfigError(
-            f"observed_accuracy={observed_accuracy}: expected 0 to 1, and a predict, model or fit beside it"
+            f"observed_accuracy={observed_accuracy}: expected a share or per cent, with a predict, model or fit"
         )
+    if given["column"] is not None and history is None:
+        raise ConfigError(f"column={shown(given['column'])}: needs the history that it is a column of")
     for name, kind, least, right in (
         ("seed", whole, 0, "a whole number of at least 0"),
         ("control_samples", whole | None, LEAST_CONTROL, f"0 for none, or {LEAST_CONTROL} or more"),
@@ -263,7 +254,7 @@ def _validation(arrays: Arrays, climbed: Ladder, scale: ladders.Scale) -> tuple[
     here, here_error = loss(Batch(*(part[rows] for part in climbed.data)))
     val = ladders.sample(arrays, arrays.val, scale=scale)[0]
     there, there_error = loss(Batch(*(part[:VALIDATION_SEQUENCES] for part in val)))
-    if abs(there - here) <= max(WORTH_IT, SIGMAS * float(np.hypot(here_error, there_error))):
+    if not is_worth(abs(there - here), float(np.hypot(here_error, there_error))):
         return ()
     how = "harder" if there > here else "easier"
     text = f"a probe loses {nats(there)} nats on validation, {nats(here)} on held-out training: it is {how}"
@@ -288,9 +279,7 @@ def sentence(climbed: Ladder) -> str:
     loss = {key: one.loss for key, one in of.items()}
     rung, family = climbed.sufficient
     best = {name: loss.get((name, "nonlinear"), loss.get((name, None))) for name in RUNGS}
-    told = [
-        (RUNG_WORDS[name], best[name]) for name in ("own_step", "past", "future", "all") if best[name] is not None
-    ]
+    told = [(observed.IN_WORDS[name][0], best[name]) for name in ("own_step", "past", "future", "all")]
     losses = ", ".join(f"{words} {value:.3f}" for words, value in told if value is not None)
     if rung == "cannot_tell":
         return (
@@ -337,6 +326,7 @@ def findings(
     linear: bool | None,
     looked: Looked | None,
     causal: bool = False,
+    seed: int = 0,
 ) -> list[Finding]:
     """All that is wrong, the most specific first: what explains the others stands before them.
 
@@ -351,7 +341,7 @@ def findings(
     on = (sees, "linear" if linear else "nonlinear") if sees else None
     if on is None and read is not None and read["reading"] == "on_rung":
         on = (read["rung"], read["family"])
-    found += _unrelated(arrays, climbed)
+    found += _unrelated(arrays, climbed, seed)
     lacks = account(climbed, on, causal) if on is not None else []
     found += _repeated(notes, climbed, swaps, lacks if on is not None and on[0] == "own_step" else [])
     recalls = looked is not None and looked.on is not None and looked.on[0] in ladders.ACROSS
@@ -378,7 +368,7 @@ def account(climbed: Ladder, on: tuple[str, str | None], causal: bool = False) -
     """What a model on this rung lacks, as a sum of avoidable terms, the largest first; causal: it may not see
     later steps."""
     rung, family = on
-    known = {"own_step": "own_step_and_position", "nothing": "position"}.get(rung, rung)
+    known = ladders.WITH_POSITION.get(rung, rung)
     top = ("past" if causal and rung != "future" else "all", "nonlinear")
     top = top if top in climbed.losses else (rung, "nonlinear")
     own = (rung, "nonlinear" if family else None)
@@ -392,14 +382,14 @@ def account(climbed: Ladder, on: tuple[str, str | None], causal: bool = False) -
     found = []
     for cause, less, more, what, remedy in terms:
         size, error = gain(climbed, less, more)
-        if less != more and size > max(WORTH_IT, SIGMAS * error):
-            needed = RUNG_WORDS.get(climbed.sufficient[0], "all steps")
+        if less != more and is_worth(size, error):
+            needed = observed.IN_WORDS.get(climbed.sufficient[0], ("all steps",))[0]
             after = float(climbed.losses[more].sum() / climbed.counts.sum())
             found.append(
                 Finding(
                     cause,
                     size,
-                    (size - 1.96 * error, size + 1.96 * error),
+                    interval(size, error),
                     f"{what} cost{'s' if cause != 'unseen_steps' else ''} {nats(size)} nats per step.",
                     remedy.format(needed),
                     after,
@@ -462,7 +452,7 @@ def _repeated(
         return []
     step, steps = int(needed.argmax()), len(needed)
     size, error = gain(climbed, ("own_step", "nonlinear"), ("all", "nonlinear"))
-    if size < max(WORTH_IT, SIGMAS * error):
+    if not is_worth(size, error):
         return []
     which = {0: "the first step", steps - 1: "the last step"}.get(step, f"step {step}")
     text = (
@@ -476,7 +466,7 @@ def _repeated(
         "If each step has a label of its own, look for an assignment such as y[i, :] inside a loop over steps; if "
         f"one label per sequence was meant, read it at {which} alone."
     )
-    return [Finding("labels_repeat_one_step", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
+    return [Finding("labels_repeat_one_step", size, interval(size, error), text, remedy)]
 
 
 def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool, recalls: bool) -> list[Finding]:
@@ -506,10 +496,10 @@ def _shifted(climbed: Ladder, swaps: step_swaps.Dependence | None, causal: bool,
     text = f"Every label needs the step {where} and no other: labels and inputs may be shifted by {shift:+d}."
     cut = f"x[:, {shift}:] with y[:, :-{shift}]" if shift > 0 else f"x[:, :{shift}] with y[:, {-shift}:]"
     remedy = f"If the label of each step itself was meant, pair {cut}; else use a model that sees that step."
-    return [Finding("labels_shifted", size, (size - 1.96 * error, size + 1.96 * error), text, remedy)]
+    return [Finding("labels_shifted", size, interval(size, error), text, remedy)]
 
 
-def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
+def _unrelated(arrays: Arrays, climbed: Ladder, seed: int) -> list[Finding]:
     """No probe does better than to know the position: do the labels belong to other sequences?"""
     best = ("all", "nonlinear") if ("all", "nonlinear") in climbed.losses else ("own_step", "nonlinear")
     blind: list[ladders.Key] = [("nothing", None), ("position", None)]
@@ -519,7 +509,7 @@ def _unrelated(arrays: Arrays, climbed: Ladder) -> list[Finding]:
     reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
     if prior < 5 * WORTH_IT or size + 1.96 * error > WORTH_IT:
         return []
-    shift, text = alignment.find_shift(arrays), "No input tells anything about the labels"
+    shift, text = alignment.find_shift(arrays, seed), "No input tells anything about the labels"
     if reach > ladders.SETTLED and shift is None:  # they may hang on inputs in a way that is hard to learn
         agree, chance, wide = _neighbours(arrays)
         if agree - chance <= SIGMAS * wide:

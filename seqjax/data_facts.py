@@ -1,4 +1,4 @@
-"""What is odd about arrays, each fact with its number and where.  Imports `arrays`.
+"""What is odd about arrays, each fact with its number and where.  Imports `arrays`, `batch` and `findings`.
 
 `facts` needs no training and no knowledge of what the labels mean: every check is a
 count, a comparison or a hash.  The bounds, for data of any size: values are looked at
@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from seqjax.arrays import Arrays, Note, chunks, take
+from seqjax.arrays import Arrays, Note, chunks, take, unpadded
 from seqjax.batch import Batch
+from seqjax.findings import WORTH_IT
 
 SAMPLE_VALUES = 2**23  # 64 MiB in double precision
 HASHED_VALUES = 2**27  # under ten seconds on two cores
@@ -29,7 +30,6 @@ HASHED_STEPS = 2**25  # 256 MiB of hashes
 # The chance that a check speaks up on data in which its fact does not hold.  There are some twenty
 # checks, so that one healthy data set in fifty would have a note, were every check at its limit.
 ALPHA = 1e-3
-MIN_NATS = 0.01  # what costs less is no cause of anything: the constant of `diagnosis`
 BATCH = 32  # the usual size of a batch: Keras' and this kit's default
 
 
@@ -103,15 +103,10 @@ def _sample(batch: Batch, numbers: np.ndarray, arrays: Arrays) -> _Sample:
     rows = (starts[:, None] + np.arange(block)).ravel()
     x, y, mask = (np.asarray(take(part, rows)) for part in batch)
     per_sequence = arrays.labels_per == "sequence"
-    present = _present(mask, per_sequence)
+    present = unpadded(mask, arrays.labels_per)
     tokens = arrays.inputs_are == "tokens"
     rows = numbers[rows]
     return _Sample(x, y.astype(np.int64), mask, present, rows, block, tokens, per_sequence, arrays.num_classes)
-
-
-def _present(mask: np.ndarray, per_sequence: bool) -> np.ndarray:
-    to_last = np.logical_or.accumulate(mask[:, ::-1], 1)[:, ::-1]
-    return to_last if per_sequence else to_last & np.logical_or.accumulate(mask, 1)
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -149,7 +144,7 @@ def _hashes(batch: Batch, numbers: np.ndarray, arrays: Arrays) -> _Hashes:
         codes = _mixed(part)
         first[start : start + len(part)] = codes[..., :half] @ weights[:half]
         second[start : start + len(part)] = codes[..., half:] @ weights[half:]
-    present = _present(np.asarray(batch.mask), arrays.labels_per == "sequence")
+    present = unpadded(np.asarray(batch.mask), arrays.labels_per)
     return _Hashes(first + second, first, second, numbers[rows], batch, present)
 
 
@@ -761,7 +756,7 @@ def _split_shift(train: _Sample, val: _Sample) -> Iterator[Note]:
     counts = [np.bincount(s.y[s.scored], minlength=classes) for s in (train, val)]
     p, q = ((c + 0.5) / (c + 0.5).sum() for c in counts)
     cost = float((q * np.log(q / p)).sum())
-    if cost < MIN_NATS:
+    if cost < WORTH_IT:
         return
     together = (counts[0] + counts[1]) / (counts[0].sum() + counts[1].sum())
     # Ten expected in the smaller set: with fewer, a count is not near normal this far out.

@@ -11,7 +11,7 @@ import numpy as np
 
 from seqjax import models
 from seqjax.config import Config, ConfigError
-from seqjax.findings import SIGMAS, WORTH_IT
+from seqjax.findings import WORTH_IT, is_worth, nats
 from seqjax.forecasts import ForecastRefused, Outlook, look_ahead_of
 from seqjax.loss_budget import Budget, known_terms
 
@@ -52,7 +52,7 @@ def cause(outlook: Outlook, measured: Measured | None) -> str:
     """
     forecast = outlook.forecast
     sizes = avoidable(outlook, measured)
-    causes = {name: size for name, (size, error) in sizes.items() if size > max(WORTH_IT, SIGMAS * error)}
+    causes = {name: size for name, (size, error) in sizes.items() if is_worth(size, error)}
     if causes:
         largest = max(causes, key=lambda name: causes[name])
         return "cannot_tell" if largest == "optimisation" and forecast.kind == "lower_bound" else largest
@@ -155,11 +155,6 @@ def steps_in_words(steps: Iterable[int]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def nats(value: float) -> str:
-    """A loss in nats for a sentence."""
-    return f"{value:.4f}" if value >= 0.00005 or value == 0 else f"{value:.0e}"
-
-
 def _family(config: Config, outlook: Outlook) -> str:
     own = models.settings(config)
     without = "without activation it is linear" if own.get("activation") == "none" else "it is too weak"
@@ -185,9 +180,7 @@ def text(config: Config, outlook: Outlook, measured: Measured | None) -> str:
     """The verdict for a person: what costs how much, and whether training did its part."""
     forecast, name = outlook.forecast, cause(outlook, measured)
     sizes = avoidable(outlook, measured)
-    told = sorted(
-        (n for n in sizes if sizes[n][0] > max(WORTH_IT, SIGMAS * sizes[n][1])), key=lambda n: -sizes[n][0]
-    )
+    told = sorted((n for n in sizes if is_worth(*sizes[n])), key=lambda n: -sizes[n][0])
     parts = []
     if name == "healthy":
         parts.append(
@@ -209,12 +202,12 @@ def text(config: Config, outlook: Outlook, measured: Measured | None) -> str:
             parts.append(
                 f"The validation loss is {nats(measured.val_loss)}, a lower bound {nats(forecast.family_loss)}."
             )
-        elif measured.val_loss - forecast.family_loss <= max(WORTH_IT, SIGMAS * measured.val_loss_se):
+        elif not is_worth(measured.val_loss - forecast.family_loss, measured.val_loss_se):
             parts.append(f"Training stopped where it had to: {reached}.")
         else:
             how = "Another training could reach less" if memorised > 0 else "Training could have gone further"
             parts.append(f"{how}: {reached}.")
-        if memorised > max(WORTH_IT, SIGMAS * measured.train_loss_se):
+        if is_worth(memorised, measured.train_loss_se):
             below = f"{nats(memorised)} nats below what the inputs tell"
             parts.append(f"The model has memorised: its training loss lies {below}.")
     return " ".join(parts)
@@ -268,7 +261,7 @@ def remedies(config: Config, outlook: Outlook, measured: Measured | None) -> lis
     than `WORTH_IT` on what is (or, before training, could be) reached is left out.
     """
     forecast, sizes = outlook.forecast, avoidable(outlook, measured)
-    causes = {name for name, (size, error) in sizes.items() if size > max(WORTH_IT, SIGMAS * error)}
+    causes = {name for name, (size, error) in sizes.items() if is_worth(size, error)}
     bound = forecast.kind == "lower_bound"
     if bound and "optimisation" in causes:
         causes.add("cannot_tell")

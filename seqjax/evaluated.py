@@ -98,8 +98,3 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     mean = sums.sum() / max(counts.sum(), 1)
     spread = ((sums - mean * counts) ** 2).sum() * len(counts) / max(1, len(counts) - 1)
     return float(mean), float(np.sqrt(spread) / max(counts.sum(), 1))
-
-
-def interval(mean: float, error: float) -> tuple[float, float]:
-    """95 %."""
-    return mean - 1.96 * error, mean + 1.96 * error

@@ -9,6 +9,21 @@ WORTH_IT = 0.01
 SIGMAS = 3.0
 
 
+def interval(mean: float, error: float) -> tuple[float, float]:
+    """95 %, of a mean and its standard error."""
+    return mean - 1.96 * error, mean + 1.96 * error
+
+
+def is_worth(size: float, error: float) -> bool:
+    """A term that somebody would chase, and that is there for sure."""
+    return size > max(WORTH_IT, SIGMAS * error)
+
+
+def nats(value: float) -> str:
+    """A loss for a sentence."""
+    return f"{value:.4f}" if abs(value) >= 0.00005 or value == 0 else f"{value:.0e}"
+
+
 class Finding(NamedTuple):
     """One entry of `findings`.  value, ci95: nats per step unless the evidence says otherwise.
 

@@ -1,7 +1,7 @@
 """What is known before training: what the outputs see, what the labels need, the lowest losses.
 
-Imports `config`, `tasks`, `models`, `devices`, `bayes`, `label_dependence`,
-`receptive_field` and `user_code`; never `training`.
+Imports `config`, `tasks`, `models`, `devices`, `bayes`, `label_dependence`, `receptive_field` and `user_code`.  It
+never trains.
 """
 
 import dataclasses

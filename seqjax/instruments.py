@@ -1,6 +1,7 @@
 """Instruments for somebody's model while the kit trains it: gradients, dead units, influences, losses.
 
-Imports `adapters`, `arrays`, `batch`, `devices`, `fitting` and `results`.  Nothing here judges; see `short_run`.
+Imports `adapters`, `arrays`, `batch`, `devices`, `findings`, `fitting` and `results`.  Nothing here judges; see
+`short_run`.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.adapters import Trainable
-from seqjax.arrays import Arrays
+from seqjax.arrays import Arrays, unpadded
 from seqjax.batch import Array, Batch
 from seqjax.devices import compiler_options
+from seqjax.findings import interval
 from seqjax.fitting import (
     EVALUATED,
     RATE,
@@ -63,7 +65,7 @@ class Estimate(NamedTuple):
 
     def ci95(self, less: float = 0.0) -> tuple[float, float]:
         """The interval, less a number."""
-        return self.mean - less - 1.96 * self.se, self.mean - less + 1.96 * self.se
+        return interval(self.mean - less, self.se)
 
 
 def estimate(losses: np.ndarray, mask: np.ndarray) -> Estimate:
@@ -73,7 +75,7 @@ def estimate(losses: np.ndarray, mask: np.ndarray) -> Estimate:
     return Estimate(float(each.mean()), float(np.hypot(each.std(ddof=1) / np.sqrt(len(each)), within)))
 
 
-def interval(values: Iterable[float]) -> tuple[float, float]:
+def interval_of(values: Iterable[float]) -> tuple[float, float]:
     """The 95 % t-interval of the mean of one value from each initialisation."""
     low, high = t_interval(np.array(list(values), np.float64))
     return float(low), float(high)
@@ -156,19 +158,20 @@ class Lab:
         self.train = _rows(arrays.train, order[:TRAIN])
         counts = np.bincount(self.train.labels[self.train.mask], minlength=arrays.num_classes) + 0.5
         self.prior = -np.log(counts / counts.sum())[self.val.labels]
-        inputs = self.train.inputs[self.train.mask].astype(np.float64)
         self.is_features = self.train.inputs.dtype == np.float32
+        self.labels_per = arrays.labels_per
+        inputs = self.seen_steps()
         self.mean, self.deviation = inputs.mean(0), inputs.std(0)
         self.starts = [initial(trainable, seed + n) for n in range(INITS)]
         classes, per = arrays.num_classes, arrays.labels_per
         self.program = programs(trainable, self.starts[0], self.train.inputs, classes, per)
         self.kind = self.program.kind
-        self.probe = next(feed(self.train, seed))
+        self.watched = next(feed(self.train, seed))
         self.moves = jax.jit(self._moves, compiler_options=compiler_options())
 
-    def gradients(self, params: Any, probe: Batch | None = None) -> dict[str, np.ndarray]:
+    def gradients(self, params: Any, batch: Batch | None = None) -> dict[str, np.ndarray]:
         """The largest gradient of each parameter over 1024 sequences, by leaf."""
-        state, *_ = self.program.segment(state_of(params), probe or self.probe, 0.0)
+        state, *_ = self.program.segment(state_of(params), batch or self.watched, 0.0)
         return flat(state.opt_state[0].peaks)
 
     def predict(self, params: Any, standardised: bool = False) -> Callable[[np.ndarray], np.ndarray]:
@@ -190,16 +193,16 @@ class Lab:
         """Trained by so many segments from `start`, or on from `state`, if wanted on standardised inputs."""
         of = self.standardised if standardised else (lambda batch: batch)
         train, val = of(self.train), of(self.val)
-        probe = next(feed(train, self.seed))
+        batch = next(feed(train, self.seed))
         batches = feed(train, seed)
-        before = self.gradients(start, probe)
+        before = self.gradients(start, batch)
         state = state_of(start) if state is None else state
         curve = []
         for _ in range(segments):
             state, loss, steps, largest = self.program.segment(state, next(batches), RATE)
             curve.append(np.stack([loss / np.maximum(steps, 1), largest]))
         losses, largest = np.concatenate(curve, 1)
-        after = self.gradients(state.params, probe)
+        after = self.gradients(state.params, batch)
         judged = self.losses_of(state.params, val.inputs, val.labels, standardised)
         return Run(start, state, before, after, losses, largest, judged)
 
@@ -231,10 +234,15 @@ class Lab:
             return [standard(start, framework, self.seed + n) for n, start in enumerate(self.starts)]
         return [scaled(start, SHRUNK) for start in self.starts] if way == "shrunk" else self.starts
 
+    def seen_steps(self) -> np.ndarray:
+        """`[steps, F]` of training that are no padding, whether they are scored or not."""
+        return self.train.inputs[unpadded(self.train.mask, self.labels_per)].astype(np.float64)
+
     def standardised(self, batch: Batch) -> Batch:
-        """Every feature at mean 0 and deviation 1 over the training steps that count; padding stays 0."""
+        """Every feature at mean 0 and deviation 1 over the training steps; padding stays 0."""
         inputs = (batch.inputs - self.mean) / np.where(self.deviation > 0, self.deviation, 1)
-        return batch._replace(inputs=np.where(batch.mask[..., None], inputs, 0).astype(np.float32))
+        there = unpadded(batch.mask, self.labels_per)[..., None]
+        return batch._replace(inputs=np.where(there, inputs, 0).astype(np.float32))
 
     def moved_by(self, params: Any, path: str) -> float:
         """The largest change of a log-probability when one leaf is drawn anew."""

@@ -1,4 +1,5 @@
-"""From arrays alone: the loss that each class of model can reach.  Imports `arrays`, `findings` and `probes`.
+"""From arrays alone: the loss that each class of model can reach.  Imports `arrays`, `batch`, `findings`,
+`observed` and `probes`.
 
 A *rung* says what a predictor may use; its loss is the held-out predictive V-entropy
 (Xu et al. 2020, arXiv:2002.10689), in nats per scored step.  Every sequence is held
@@ -22,8 +23,8 @@ import numpy as np
 from seqjax import probes
 from seqjax.arrays import Arrays
 from seqjax.batch import Batch
-from seqjax.findings import WORTH_IT
-from seqjax.observed import confined_losses
+from seqjax.findings import WORTH_IT, interval
+from seqjax.observed import RUNGS, confined_losses
 from seqjax.probes import Fitted, LinearProbe, Part, PooledProbe, RecurrentProbe, Sight, Training
 
 # For each rung, those within it: a predictor of the rung may also be one of theirs.
@@ -36,7 +37,7 @@ WITHIN: dict[str, tuple[str, ...]] = {
     "future": ("nothing", "position", "own_step", "own_step_and_position"),
     "all": ("nothing", "position", "own_step", "own_step_and_position", "past", "future"),
 }
-RUNGS = tuple(WITHIN)
+WITH_POSITION = {"nothing": "position", "own_step": "own_step_and_position"}  # of rungs that know none
 LOOKING = RUNGS[2:]  # they use inputs, and have two families
 ACROSS = RUNGS[4:]  # they see other steps
 Key = tuple[str, str | None]
@@ -315,6 +316,7 @@ def held_out(
     And those of some of them under a second softmax, of the rungs' best families.
     """
     stop, test = parts.stop[p], parts.test[p]
+    # What needs no input: how often each class comes, at all and at each step.
     known = np.concatenate([parts.train[p][: parts.num_train[p]], stop])
     seen = np.stack([((data.labels == c) & data.mask)[known].sum(0) for c in range(num_classes)], -1)
     prior = (seen.sum(0) + 0.5) / (seen.sum() + 0.5 * num_classes)
@@ -334,6 +336,7 @@ def held_out(
         )
 
     found = {("nothing", "counts"): of([np.log(prior)] * 2), ("position", "counts"): of([np.log(by_position)] * 2)}
+    # Each probe, sharpened or blunted by what the stop sequences bear out.
     for kind, (rungs, _, fitted, _) in fits.items():
         for rung in dict.fromkeys(rungs):
             members = [i for i, name in enumerate(rungs) if name == rung]
@@ -341,6 +344,7 @@ def held_out(
             factor = tempered(both[0][scored[0]], labels[0])
             found[rung, kind] = of([log_softmax(factor * logits) for logits in both])
 
+    # Each rung: the mixture of all within it that does best on the stop sequences.
     losses, under_softmax = {}, {}
     for rung, family in KEYS:
         kinds = ("counts", "linear") if family == "linear" else ("counts", "linear", "pooled", "recurrent")
@@ -410,6 +414,7 @@ def climb(data: Batch, num_classes: int, told: Callable[[int, int], None] = lamb
             pool.map(lambda p: held_out(data, num_classes, parts, fits, p), range(len(parts.num_train)))
         )
     whole, half, *others = (losses for losses, _ in by_part)
+    # What the parts hold out, put together in the order of the sequences.
     order = np.argsort(np.concatenate([parts.test[0], *parts.test[2:]]))
     by_key = {key: np.concatenate([whole[key], *(part[key] for part in others)])[order] for key in whole}
     kept = folds >= 0
@@ -425,6 +430,7 @@ def climb(data: Batch, num_classes: int, told: Callable[[int, int], None] = lamb
         held_out=parts.test[0],
         fits=fits,
     )
+    # Each rung's loss, and how far it may be off: the draw, the folds, and what more data would bring.
     first = folds == 0
     draws = ratio_draws(np.stack(list(ladder.losses.values())), counts)
     stuck = stuck_steps(ladder)
@@ -470,7 +476,7 @@ def confined(losses: np.ndarray | None, data: Batch, rows: np.ndarray) -> dict[s
     mask = data.mask[rows[: len(losses)]]
     mean = float(losses.sum() / max(mask.sum(), 1))
     error = float((losses.sum(1) - mean * mask.sum(1)).std() * np.sqrt(len(losses)) / max(mask.sum(), 1))
-    return {"loss": mean, "ci95": (mean - 1.96 * error, mean + 1.96 * error)}
+    return {"loss": mean, "ci95": interval(mean, error)}
 
 
 def beats(ladder: Ladder, key: Key) -> list[Key]:

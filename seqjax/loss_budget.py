@@ -1,4 +1,4 @@
-"""Where the nats went: the final validation loss as a sum.  Imports `forecast`."""
+"""Where the nats went: the final validation loss as a sum.  Imports `forecasts`."""
 
 from seqjax.forecasts import Forecast
 

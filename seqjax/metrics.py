@@ -27,9 +27,6 @@ class Metrics(NamedTuple):
     sequences_correct: Array
     sequences: Array
 
-    def __add__(self, other: "Metrics") -> "Metrics":  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Metrics(*(a + b for a, b in zip(self, other, strict=True)))
-
     def mean_loss(self) -> Array:
         """Nats per step that counts, `[...]`."""
         return self.loss.sum(-1) / self.steps.sum(-1)

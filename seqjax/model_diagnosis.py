@@ -1,8 +1,9 @@
 """A person's own model or training on their own arrays: what it does, where its loss went, what is wrong with it.
 
-Imports `adapters`, `arrays`, `evaluated`, `model_facts`, `controls`, `training_facts`, `short_run`,
-`ladder` and `step_swaps`.  The ladder says what a model that sees as much could reach on
-these arrays; the outputs say what this one reached.
+Imports `adapters`, `arrays`, `as_given`, `batch`, `config`, `control_trials`, `controls`, `evaluated`,
+`findings`, `frameworks`, `ladder`, `model_facts`, `observed`, `short_run`, `step_swaps`, `training_facts` and
+`user_code`.  The ladder says what a model that sees as much could reach on these arrays; the outputs say what
+this one reached.
 """
 
 import time
@@ -16,11 +17,12 @@ from seqjax.arrays import Arrays, split
 from seqjax.as_given import Form
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
+from seqjax.control_trials import losses_of
 from seqjax.evaluated import of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.frameworks import is_a
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
+from seqjax.frameworks import LeftOut, is_a, watch_optimisers
 from seqjax.ladder import Key, Ladder
-from seqjax.observed import REACHED, nats
+from seqjax.observed import REACHED
 from seqjax.step_swaps import Dependence
 from seqjax.user_code import refuse_fit
 
@@ -129,7 +131,7 @@ def look(
     findings: list[Finding] = []
     values: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    own_fit, losses, ours = None, None, False  # ours: trained by the kit, for a short while
+    own_fit, losses, left_out, ours = None, None, None, False  # ours: trained by the kit, for a short while
     started = time.perf_counter()
 
     def lap(name: str) -> None:
@@ -137,16 +139,17 @@ def look(
         seconds[name] = time.perf_counter() - started
         started = time.perf_counter()
 
+    # Something that predicts: theirs, or trained by their fit or by the kit.
     if fit is not None:
         watch("fit", None)
         own_fit = fit_of(fit, form)
-        predict, losses = own_fit(*_some(data.train, FIT_SEQUENCES, seed))
+        (predict, losses), left_out = watch_optimisers(lambda: own_fit(*_some(data.train, FIT_SEQUENCES, seed)))
         lap("fit")
     elif trainable is not None:
         run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
         findings += run.findings
         values["short_run"] = run.values
-        own_fit = short_run.as_fit(trainable, arrays.num_classes)
+        own_fit = short_run.as_fit(trainable, arrays.num_classes, labels_per=arrays.labels_per, seed=seed)
         predict = _trained(model, trainable, judged, arrays, climbed)
         ours = predict is None
         predict = predict or run.predict
@@ -155,6 +158,7 @@ def look(
     if losses is not None:
         values["history"] = {"epoch": list(range(1, len(losses) + 1)), "train_loss": [float(v) for v in losses]}
 
+    # What it does.
     watch("model", None)
     prior = climbed.rungs[0].loss
     facts = model_facts.examine(
@@ -173,6 +177,7 @@ def look(
     seen = ("receptive_field", "position_classes", "position_blind")
     values |= {name: facts.values[name] for name in seen if name in facts.values}
     lap("model")
+    # What it lacks, by the ladder: where the nats went.
     on = (facts.rung, facts.family) if facts.rung is not None else None
     train, val = (Loss(*facts.sets[n].mean(facts.sets[n].losses)) for n in (0, -1))
     reached = False
@@ -190,10 +195,12 @@ def look(
                 findings += _terms(allowed, on, train, val)
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
+            findings += _left_out(left_out, left) if left > _worth(allowed, val.error) else []
             findings += _terms(allowed, on, train, val)
             findings += _partly_seen(allowed, swaps, facts, on, val)
             findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
+    # Their training, on data whose answer is known, and on their own.
     in_controls = None
     if own_fit is not None and control_samples != 0:
         report = controls.run(
@@ -223,6 +230,22 @@ def look(
     return Looked(values, findings, on, val, reached)
 
 
+def _left_out(left_out: LeftOut | None, left: float) -> list[Finding]:
+    """Layers that no optimiser holds, where the loss stays above what they could reach."""
+    if left_out is None:
+        return []
+    layers = ", ".join(f"{count} of {name}" for name, count in left_out.layers.items())
+    text = (
+        f"{left_out.share:.0%} of the parameters (value: the share) had a gradient, and no optimiser holds them: "
+        f"{layers}; the loss stays {nats(left)} above what the model could reach."
+    )
+    remedy = (
+        "Keep layers where PyTorch finds them (nn.ModuleList, nn.Sequential; not a Python list or dict), and give "
+        "the optimiser all of model.parameters()."
+    )
+    return [Finding("does_not_train", left_out.share, (left_out.share, left_out.share), text, remedy)]
+
+
 def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
     """`fit(x [N, T, F], y [N, T], mask [N, T])` that returns a predict of arrays and a list of losses, or None.
 
@@ -234,16 +257,12 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
     def fitted(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> tuple[Callable[..., Any], list[float] | None]:
         found = own(x, y, mask)
         predict, losses = _returned(found)
-        losses = getattr(losses, "history", losses)
-        if isinstance(losses, dict):
-            losses = losses.get("loss", losses.get("train_loss"))
-        if losses is not None:
-            try:
-                losses = [float(value) for value in losses]
-            except (TypeError, ValueError):
-                raise ConfigError(
-                    f"fit returned losses that are no list of numbers, in {_told(found)}; expected {RETURNS}"
-                ) from None
+        try:
+            losses = losses_of(losses)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"fit returned losses that are no list of numbers, in {_told(found)}; expected {RETURNS}"
+            ) from None
         try:
             return form.predict(adapters.as_predict(predict, "--fit")), losses
         except adapters.UserCodeError:
@@ -310,7 +329,7 @@ def _some(batch: Batch, most: int, seed: int) -> Batch:
     n = len(batch.labels)
     rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).permutation(n)[:most])
     labels, mask = (np.asarray(part[rows]) for part in batch[1:])
-    return Batch(model_facts.as_given(batch.inputs, rows), labels, mask)
+    return Batch(model_facts.inputs_given(batch.inputs, rows), labels, mask)
 
 
 # --- The account -------------------------------------------------------------------------------------------------
@@ -369,7 +388,7 @@ def _reached(climbed: Ladder, val: Loss) -> bool:
 
 def _steps_known(climbed: Ladder, rung: str) -> Key:
     """The rung, with the position known."""
-    key = _universal(climbed, {"own_step": "own_step_and_position", "nothing": "position"}.get(rung, rung))
+    key = _universal(climbed, ladder.WITH_POSITION.get(rung, rung))
     return key if key in climbed.losses else _universal(climbed, rung)
 
 
@@ -431,7 +450,7 @@ def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
         size = min(size, above)
         error = float(np.hypot(np.hypot(train.error, val.error), spread))
         if size > _worth(climbed, error):
-            ends = (size - 1.96 * error, size + 1.96 * error)
+            ends = interval(size, error)
             found.append(Finding(cause, size, ends, text.format(nats(size), nats(floor)), remedy))
     return found
 
@@ -450,7 +469,7 @@ def _partly_seen(
     lacks = val.mean - _loss(climbed, _universal(climbed, on[0]))
     if not inside.any() or lacks <= _worth(climbed, val.error):
         return []
-    ends = (lacks - 1.96 * val.error, lacks + 1.96 * val.error)
+    ends = interval(lacks, val.error)
     turned = np.asarray(sees, bool)[::-1]
     one_way = not np.tril(turned, -1).any() or not np.triu(turned, 1).any()
     if turned.diagonal().all() and one_way and not turned[::-1].diagonal().all():
@@ -479,7 +498,7 @@ def _unordered(climbed: Ladder, facts: model_facts.ModelFacts, on: Key, val: Los
         f"It sees the other steps as a set: another order of them gives the same outputs. Its loss lies "
         f"{nats(lacks)} nats per step above that of a model that knows the order."
     )
-    ends = (lacks - 1.96 * val.error, lacks + 1.96 * val.error)
+    ends = interval(lacks, val.error)
     return [
         Finding("unknown_position", lacks, ends, text, "Add a positional encoding to what attention is given.")
     ]
@@ -523,6 +542,6 @@ def _history_unused(
         f"It sees other steps and the labels need them, but when they are swapped for those of others its "
         f"loss changes by {nats(float(rise.mean()))} nats: what they tell, {nats(float(gain))} nats, is not used."
     )
-    ends = (float(gain) - 1.96 * error, float(gain) + 1.96 * error)
+    ends = interval(float(gain), error)
     remedy = "Train longer, shorten the way back to the step that matters, or start with shorter sequences."
     return [Finding("history_unused", float(gain), ends, text, remedy)]

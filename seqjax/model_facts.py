@@ -1,9 +1,9 @@
 """What a model does, from its `predict(x)` on.
 
-Imports `adapters`, `arrays`, `evaluated`, `output_facts`, `swap_facts`, `reported`, `receptive_field`, `outputs`
-and `findings`.
-The outputs are read beside the labels, then some sequences are swapped, step by step, to see what outputs depend
-on.  Nothing is trained, and nothing but the user's own inputs is shown to the model.
+Imports `adapters`, `arrays`, `batch`, `config`, `evaluated`, `findings`, `output_facts`, `outputs`,
+`receptive_field`, `reported` and `swap_facts`. The outputs are read beside the labels, then some sequences are
+swapped, step by step, to see what outputs depend on.  Nothing is trained, and nothing but the user's own inputs
+is shown to the model.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from seqjax.adapters import Trainable, UserCodeError
 from seqjax.arrays import Arrays, Rows
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
-from seqjax.evaluated import Evaluated, as_log_p, evaluate, interval
-from seqjax.findings import SIGMAS, Finding, ranked
+from seqjax.evaluated import Evaluated, as_log_p, evaluate
+from seqjax.findings import SIGMAS, Finding, interval, ranked
 from seqjax.outputs import Outputs, read_outputs
 from seqjax.receptive_field import ReceptiveField, measure, measure_predict
 
@@ -79,6 +79,7 @@ def examine(
     Raises ConfigError where the outputs fit nothing, and what predict raises: also where it answered before.
     """
     started = time.perf_counter()
+    # Outputs of each set beside its labels.
     sets, texts = [], []
     parts = [("training", arrays.train)] + ([("validation", arrays.val)] if arrays.val is not None else [])
     for name, batch in parts:
@@ -108,6 +109,7 @@ def examine(
         "losses": {s.name: s.mean(s.losses)[0] for s in sets},
         "per_step": _per_step(e),
     }
+    # What moves them.
     batch = parts[-1][1]
     field, family, swap_values, swap_findings, small = None, None, {}, [], []
     try:
@@ -118,13 +120,14 @@ def examine(
     except ConfigError as error_of_theirs:
         # With all sequences it answered, or this line would not be reached; if it still does, it needs so many.
         try:
-            predict(as_given(batch.inputs, _first_rows(batch, seed)[0]))
+            predict(inputs_given(batch.inputs, _first_rows(batch, seed)[0]))
         except ConfigError as again:
             text = f"{again}; it answered the same sequences before: a predict may not depend on earlier calls"
             raise UserCodeError(text, getattr(again, "frames", "")) from None
         swap_values["swaps"] = f"not tried: with few sequences {error_of_theirs}"
     values |= swap_values
     findings += swap_findings
+    # What they look like: the right form, and the right labels.
     findings += [f for f in (output_facts.form(e, small), output_facts.ignores_input(e)) if f]
     by_steps = None if arrays.labels_per == "sequence" else output_facts.constant_over_steps(e)
     findings += [f for f in (by_steps, output_facts.wrong_classes(sets)) if f]
@@ -134,8 +137,8 @@ def examine(
     findings += [moved] if moved and arrays.labels_per == "step" else []
     if any(f.cause == "ignores_input" for f in findings):
         findings = [f for f in findings if f.cause != "constant_over_steps"]
-    values["recalibrated_loss"] = output_facts.recalibrated_loss(e)
     values["shifts"] = {str(a.name): a.loss for a in output_facts.alignments(e)}
+    # What the log says of them.
     numbers = (observed_loss, observed_accuracy)
     values["reported"], disagreement = reported.compare(sets, *numbers)
     if any(v["evaluation"] is None and not v["agrees"] for v in values["reported"].values()):
@@ -157,7 +160,7 @@ def _evaluate(
     rows, order = _first_rows(batch, seed, most)
     size, spent, warm = len(rows), 0.0, False
     while True:
-        x = as_given(batch.inputs, rows)
+        x = inputs_given(batch.inputs, rows)
         began = time.perf_counter()
         raw = predict(x)
         taken = time.perf_counter() - began
@@ -181,7 +184,7 @@ def _first_rows(batch: Batch, seed: int, most: int = MOST) -> tuple[np.ndarray, 
     return np.sort(order[:FIRST]), order
 
 
-def as_given(inputs: Any, rows: np.ndarray) -> np.ndarray:
+def inputs_given(inputs: Any, rows: np.ndarray) -> np.ndarray:
     """Rows as the user gave them: what stands in their padding included, where it is finite."""
     if not isinstance(inputs, Rows):
         return np.asarray(inputs[rows])
@@ -233,7 +236,7 @@ def _swaps(
     # Sequences of the full length first: padding has nothing to say.
     rows = np.random.default_rng(seed + 1).permutation(n)[: max(size, 512)]
     rows = rows[np.argsort(-present_of(batch.inputs, rows).sum(1), kind="stable")][:size]
-    x, mask = as_given(batch.inputs, rows), np.asarray(batch.mask[rows])
+    x, mask = inputs_given(batch.inputs, rows), np.asarray(batch.mask[rows])
 
     def raw_of(x: np.ndarray) -> np.ndarray:
         raw = read_outputs(predict(x), len(x), steps, arrays.num_classes, arrays.labels_per).raw
@@ -268,11 +271,11 @@ def _swaps(
         "undecided_beyond": field.undecided_beyond,
     }
     many = np.sort(np.random.default_rng(seed + 2).permutation(n)[:FIRST])
-    some = as_given(batch.inputs, many)
+    some = inputs_given(batch.inputs, many)
     some_mask = np.asarray(batch.mask[many])
     # A state that is kept, and noise, show where there are several batches of theirs.
     rows = np.sort(np.random.default_rng(seed + 4).permutation(n)[:AT_ONCE])
-    crowd, crowd_mask = as_given(batch.inputs, rows), np.asarray(batch.mask[rows])
+    crowd, crowd_mask = inputs_given(batch.inputs, rows), np.asarray(batch.mask[rows])
     once = log_p_of(crowd)
     unsteady = swap_facts.unsteady(once, log_p_of(crowd), crowd_mask)
     findings: list[Finding | None] = [unsteady]
@@ -300,9 +303,6 @@ def _swaps(
     values["receptive_field"] = field.sees
     others = field.sees & ~np.eye(steps, dtype=bool)
     values["sees_other_steps"] = bool(others[scored].any())
-    own, other = moved["own"], moved["others"]
-    values["influence_ratio"] = other["nats"] / own["nats"] if own and other and own["nats"] > 0 else None
-    values["hardly_moves"] = swap_facts.hardly_moves(values)
     if causal and arrays.labels_per == "step":
         findings.append(_sees_future(field, moved["later"], scored))
     padding = _padding(log_p_of, batch, seed)
@@ -352,7 +352,8 @@ def _padding(log_p_of: Callable, batch: Batch, seed: int) -> dict[str, Any] | No
     present = present_of(batch.inputs, rows)
     if present.all():
         return None
-    return swap_facts.reads_padding(log_p_of, as_given(batch.inputs, rows), present, np.asarray(batch.mask[rows]))
+    x, mask = inputs_given(batch.inputs, rows), np.asarray(batch.mask[rows])
+    return swap_facts.reads_padding(log_p_of, x, present, mask)
 
 
 # --- The rung ----------------------------------------------------------------------------------------------------
@@ -387,7 +388,7 @@ def family_of(
     if half < 1:
         return None
     rows = rows[: 2 * half]
-    x = as_given(batch.inputs, rows)
+    x = inputs_given(batch.inputs, rows)
     middle = ((x[:half].astype(np.float64) + x[half:]) / 2).astype(x.dtype)
     # The same number of sequences in each call: where they mix, as many are mixed.
     first, second, between = (log_p_of(part) for part in (x[:half], x[half:], middle))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax.config import ConfigError, unknown_name
-from seqjax.findings import WORTH_IT
+from seqjax.findings import WORTH_IT, nats
 
 SURE = 1.5  # times half of a 95 % interval: three standard errors, before a loss is called bad
 REACHED = 0.1  # training that leaves a tenth of what a rung tells, and no more than WORTH_IT, is still on it
@@ -30,8 +30,6 @@ IN_WORDS = {  # a rung, and how a model behaves that stops there
     "future": ("own and later steps", "it saw no earlier step"),
     "all": ("all steps", "it saw all steps"),
 }
-
-
 RUNGS = tuple(IN_WORDS)
 
 
@@ -94,8 +92,6 @@ def read_loss(
     val_loss: float | None = None,
     sees: str | None = None,
     linear: bool | None = None,
-    outputs_scale: float | None = None,
-    num_sequences: int | None = None,
     num_val: int | None = None,
 ) -> dict[str, Any]:
     """What a training loss, a validation loss, or both say: `observed` of `result.json`.
@@ -103,9 +99,7 @@ def read_loss(
     ladder: as in `result.json`; an entry may hold `confined`, a dict of `loss` and `ci95`: what is left when its
         probabilities go through a softmax again (`confined_losses`).
     sees, linear: the rung of the model, where known, and whether it is linear in what it sees.
-    outputs_scale: the largest absolute value that the loss function was given; above 1 these were no
-        probabilities, and a second softmax is ruled out.
-    num_sequences, num_val: the sequences behind each loss; default: the ladder's, and a fifth of them.
+    num_val: the sequences behind the validation loss; default: a fifth of the ladder's.
 
     The validation loss is read where it is given: the ladder's losses are held out too.  Beside `loss`,
     `val_loss`, `rung`, `family`, `reading` and `text` there are the `distance` from that rung and its `ci95`.
@@ -118,7 +112,7 @@ def read_loss(
     rungs, names = rungs_of(ladder), [str(entry["rung"]) for entry in ladder]
     if sees is not None and sees not in names:
         raise unknown_name("rung", sees, dict.fromkeys(names))
-    train = None if loss is None else _Value(loss, num_sequences, 1.0)
+    train = None if loss is None else _Value(loss, None, 1.0)
     val = None if val_loss is None else _Value(val_loss, num_val, VAL_SHARE)
     value = val or train
     assert value is not None
@@ -194,13 +188,11 @@ def read_loss(
 
     candidates = [r for r in usable if on(r)]
     candidates.sort(key=lambda r: (r is not own, not inside(r), max(0.0, value.off(r)[1]), r.order))
-    twice = []
-    if outputs_scale is None or outputs_scale <= 1.001:  # 1, and rounding
-        # Where a second softmax costs a rung nothing, it says nothing.
-        told = [r for r in usable if r.confined and r.confined[0] > max(r.high, r.loss + WORTH_IT)]
-        sure = any(inside(r) for r in candidates)  # then a second softmax must fit as well as that
-        twice = [r for r in told if (inside(r, True) if sure else on(r, True))]
-        twice.sort(key=lambda r: (r is not own, abs(value.off(r, True)[0])))
+    # Where a second softmax costs a rung nothing, it says nothing.
+    told = [r for r in usable if r.confined and r.confined[0] > max(r.high, r.loss + WORTH_IT)]
+    sure = any(inside(r) for r in candidates)  # then a second softmax must fit as well as that
+    twice = [r for r in told if (inside(r, True) if sure else on(r, True))]
+    twice.sort(key=lambda r: (r is not own, abs(value.off(r, True)[0])))
     # In words.
     notes = []
     largest = max((value.error(r) for r in rungs), default=0.0)
@@ -254,11 +246,6 @@ def read_loss(
     else:
         text = f"Cannot tell what {shown} means: no loss of the ladder was computed"
     return say(None, text + end(), own or lower or upper)
-
-
-def nats(value: float) -> str:
-    """A loss for a sentence."""
-    return f"{value:.4f}" if abs(value) >= 0.00005 or value == 0 else f"{value:.0e}"
 
 
 def rounding(value: float) -> float:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqjax.evaluated import Evaluated, as_log_p, interval, of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.evaluated import Evaluated, as_log_p, of_labels
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth
 
 SUMS = 1e-3  # sums of 16-bit probabilities are off by this much
 # Outputs that pile up at an end of the range that a second softmax leaves: this share of the steps lies within
@@ -138,7 +138,7 @@ def _squeezed(e: Evaluated, cause: str, text: str, remedy: str) -> Finding | Non
     loss, _ = e.mean(e.losses)
     better = e.losses + of_labels(recalibrated(e), e.labels)
     gain, error = e.mean(better)
-    if gain < max(WORTH_IT, SIGMAS * error):
+    if not is_worth(gain, error):
         return None
     text += (
         f". That costs {gain:.3f} of a loss of {loss:.3f} nats: stretched out, the same outputs would be right."
@@ -201,7 +201,7 @@ def constant_over_steps(e: Evaluated) -> Finding | None:
     shares = counts / np.maximum(steps, 1)[:, None]
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(-1)
     floor, error = e.mean(np.repeat(entropy[:, None], e.labels.shape[1], 1))
-    if floor < max(WORTH_IT, SIGMAS * error):
+    if not is_worth(floor, error):
         return None
     text = f"Within a sequence the output is the same at every step, and labels are not: {floor:.3f} nats a step "
     text += "are left by that alone, whatever else the model knows."
@@ -229,7 +229,7 @@ def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
         shares = np.bincount(guesses[e.mask], minlength=len(e.prior)) / e.mask.sum()
         chance = float(shares @ e.prior)
         too_much, loss_error = e.mean(e.losses + np.log(np.maximum(e.prior, 1e-12))[e.labels])
-        if accuracy > min(chance / 2, chance - SIGMAS * error) or too_much < max(WORTH_IT, SIGMAS * loss_error):
+        if accuracy > min(chance / 2, chance - SIGMAS * error) or not is_worth(too_much, loss_error):
             return None
         joint = np.stack([-e.log_p[e.mask & (e.labels == c)].sum(0) for c in range(len(e.prior))])
         from scipy.optimize import linear_sum_assignment  # its import takes a while
@@ -241,11 +241,7 @@ def wrong_classes(sets: Sequence[Evaluated]) -> Finding | None:
         there = float(entropy_of(np.log(np.maximum(e.prior, 1e-12))))
         text = f"Accuracy on {e.name} is {accuracy:.3f}, where outputs that know nothing would have {chance:.3f}"
         how = "Look for the sign of the loss: it must fall where the probability of the label rises."
-        if (
-            e.mean(renamed)[0] < (1 - SURE) * there
-            and claimed < gain / 2
-            and gain > max(WORTH_IT, SIGMAS * gain_error)
-        ):
+        if e.mean(renamed)[0] < (1 - SURE) * there and claimed < gain / 2 and is_worth(gain, gain_error):
             seen = np.flatnonzero(e.prior > 0)
             by_one = len(e.prior) > 2 and bool(np.all(named[seen] == seen - 1) or np.all(named[seen] == seen + 1))
             text += f"; with the classes renamed it is {e.mean(named[e.labels] == guesses)[0]:.3f}"

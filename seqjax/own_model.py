@@ -25,7 +25,7 @@ TRIED = 16  # sequences on which a model is tried
 
 # What a function that makes a model may take by name: always known; and only where they were given.
 SIZES = ("seq_len", "num_features", "num_classes")
-OPTIONS = ("hidden_sizes", "activation", "kernel_size", "num_heads", "num_layers", "remat", "step_position")
+ARGUMENTS = ("hidden_sizes", "activation", "kernel_size", "num_heads", "num_layers", "remat", "step_position")
 
 
 class Built(NamedTuple):
@@ -45,7 +45,7 @@ def settings(config: Config) -> dict[str, Any]:
     where its module cannot be imported.
     """
     takes = _arguments(load_object(config.model, "--model"))
-    found = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) not in (None, False)}
+    found = {name: getattr(config, name) for name in ARGUMENTS if getattr(config, name) not in (None, False)}
     for name, value in found.items():
         if name not in takes:
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -85,7 +85,7 @@ def _with_settings(found: Any, values: dict[str, Any], what: str) -> Any:
     """A function that needs nothing but a key, where `found` takes some of the values by name; else `found`."""
     arguments = _arguments(found)
     given = {name: value for name, value in values.items() if name in arguments}
-    if not {*values, *OPTIONS} & {*arguments}:
+    if not {*values, *ARGUMENTS} & {*arguments}:
         return found
     keys = [p.replace(kind=p.KEYWORD_ONLY, default=p.empty) for p in arguments.values() if is_key(p.name)]
     known = {*given, *(key.name for key in keys)}
@@ -95,8 +95,9 @@ def _with_settings(found: Any, values: dict[str, Any], what: str) -> Any:
         if p.default is p.empty and p.name not in known and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if missing:
-        flags = " ".join(f"--{name}" for name in missing if name in OPTIONS)
-        hint = f"give {flags}, or a default" if flags else f"expected arguments among {', '.join(SIZES + OPTIONS)}"
+        flags = " ".join(f"--{name}" for name in missing if name in ARGUMENTS)
+        known = ", ".join(SIZES + ARGUMENTS)
+        hint = f"give {flags}, or a default" if flags else f"expected arguments among {known}"
         raise ConfigError(f"{what}: {found.__name__}{inspect.signature(found)} needs {', '.join(missing)}; {hint}")
 
     def make(**keys: Any) -> Any:

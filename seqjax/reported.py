@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.evaluated import Evaluated, interval, of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.observed import nats, rounding
+from seqjax.evaluated import Evaluated, of_labels
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
+from seqjax.observed import rounding
 
 ROUNDING = 1e-4  # relative, of a loss: sums in single precision
 BY_ACCIDENT = 0.02  # the share of healthy numbers, somewhere near, that one of the table would fit

@@ -25,7 +25,7 @@ from seqjax.instruments import (
     dead_share,
     estimate,
     flat,
-    interval,
+    interval_of,
     kernels,
     standard,
     typical,
@@ -102,7 +102,7 @@ class Seen(NamedTuple):
         """The first of some other starts that gains for sure: nats, their interval, and in words."""
         for way in ways:
             given, other = self.ends(way)
-            low, high = interval(given - other)
+            low, high = interval_of(given - other)
             if low > WORTH_IT:
                 words = f"{IN_WORDS[way]} the same {self.updates} updates end at {other.mean():.3f}"
                 return float((given - other).mean()), (low, high), f"{words}, and as given at {self.loss.mean:.4g}"
@@ -203,7 +203,7 @@ def odd_scale(lab: Lab) -> str | None:
     The size of a feature is the root mean square of its entries other than 0: a one-hot of many is as large as
     one of few.
     """
-    inputs = lab.train.inputs[lab.train.mask].astype(np.float64)
+    inputs = lab.seen_steps()
     size = np.sqrt(np.square(inputs).sum(0) / np.maximum((inputs != 0).sum(0), 1))
     varies = lab.deviation > 1e-6 * np.abs(lab.mean)  # more than float32 rounds
     offset = np.where(varies, np.abs(lab.mean) / np.maximum(lab.deviation, TINY), 0)
@@ -253,7 +253,7 @@ def exploding(seen: Seen) -> Finding | None:
     if not seen.influences:
         return None
     growth = np.log10([max(most(c[1:]), TINY) / max(most(c[:1]), TINY) for c in seen.curves("before")])
-    low, high = interval(growth)
+    low, high = interval_of(growth)
     worse = -seen.gain.mean > WORTH_IT + SIGMAS * seen.gain.se
     if not low > -np.log10(VANISHED):
         return None
@@ -276,8 +276,8 @@ def dead_units(seen: Seen) -> Finding | None:
     for path in kernels(leaves):
         axis = unit_axis(path, leaves, lab.trainable.framework)
         before, after = (np.array([dead_share(r, path, axis) for r in reads]) for reads in _reads(runs))
-        low, high = interval(after)
-        if min(low, interval(before)[0]) > MOST and (worst is None or after.mean() > worst[0]):
+        low, high = interval_of(after)
+        if min(low, interval_of(before)[0]) > MOST and (worst is None or after.mean() > worst[0]):
             worst = float(after.mean()), path, (low, min(high, 1.0)), axis
     if worst is None:
         return None
@@ -311,15 +311,15 @@ def saturated(seen: Seen) -> Finding | None:
         for path in kernels(runs[0].before)
     }
     path = max(rises, key=lambda p: rises[p].mean(), default="")
-    sizes = {path: interval(lab.size_of(run.start, path) for run in runs)[0] for path in rises}
+    sizes = {path: interval_of(lab.size_of(run.start, path) for run in runs)[0] for path in rises}
     widest = max(sizes, key=lambda p: sizes[p], default="")
     spread = np.array([lab.spread(run.start) for run in runs])
-    if rises and interval(rises[path])[0] > np.log10(SATURATED):
+    if rises and interval_of(rises[path])[0] > np.log10(SATURATED):
         times = f"10^{rises[path].mean():.1f} times"
         text = f"With parameters a tenth as large the gradient of {path} is {times} what it is"
     elif rises and sizes[widest] > LARGE:
         text = f"The weights of {widest} are {sizes[widest]:.0f} times as large as of a standard initialisation"
-    elif interval(spread)[0] > LARGE:
+    elif interval_of(spread)[0] > LARGE:
         text = f"Before training the outputs have log-odds of {spread.mean():.0f}"
     else:
         return None
@@ -341,7 +341,7 @@ def vanishing_over_steps(seen: Seen) -> Finding | None:
     # The noise of a mean over all steps of training, in units of what one step gives.
     limit = float((seen.updates * BATCH * lab.train.mask.sum(1).mean()) ** -0.5)
     share = np.log10([max(most(c[needs:]) / max(most(c), TINY), TINY) for c in seen.curves("before")])
-    low, high = interval(share)
+    low, high = interval_of(share)
     if high >= np.log10(limit):
         return None
     # Afterwards the gradient may have grown by what was learnt by heart: what counts is whether it is of use.
@@ -377,9 +377,9 @@ def vanishing_over_layers(seen: Seen) -> Finding | None:
     sizes = np.array([[[typical(read[path]) for path in paths] for read in reads] for reads in _reads(runs)])
     logs = np.log10(np.maximum(sizes / np.maximum(sizes.max(-1, keepdims=True), TINY), TINY))  # [when, run, path]
     for n in np.argsort(logs[0 if stalled else 1].mean(0)):
-        low, high = interval(logs[0 if stalled else 1, :, n])
+        low, high = interval_of(logs[0 if stalled else 1, :, n])
         # What is exactly 0 throughout is dead or cut off.
-        if sizes[..., n].any() and max(high, interval(logs[0, :, n])[1]) < np.log10(VANISHED):
+        if sizes[..., n].any() and max(high, interval_of(logs[0, :, n])[1]) < np.log10(VANISHED):
             value = float(10 ** logs[0 if stalled else 1, :, n].mean())
             when = f" at the start, and for {SEGMENTS * SEGMENT // 2} updates nothing was learnt" * bool(stalled)
             return Finding(

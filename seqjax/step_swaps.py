@@ -1,4 +1,4 @@
-"""Which step needs which, from arrays alone.  Imports `probes` and `ladder`.
+"""Which step needs which, from arrays alone.  Imports `batch`, `devices`, `findings`, `ladder` and `probes`.
 
 The label dependence of a task can be read off its rule; of arrays it is estimated:
 the input of one step is swapped between sequences, and where the loss of a label
@@ -36,7 +36,7 @@ class Dependence(NamedTuple):
     z: float
 
 
-def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
+def dependence(ladder: Ladder) -> Dependence | None:
     """The estimate from the best probe that sees all steps; None where there is no such probe (one step).
 
     Many steps are swapped in blocks first, and step by step where a block matters.  `z` is the quantile that
@@ -82,6 +82,7 @@ def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
         )
         return mean, error
 
+    # Blocks of steps, then each step of those that matter.
     z = NormalDist().inv_cdf(1 - ALPHA / 2 / steps**2)
     size = -(-steps // (2 * AT_ONCE))  # one step, up to 32
     blocks = np.arange(steps) // size
@@ -93,6 +94,7 @@ def dependence(ladder: Ladder, num_classes: int) -> Dependence | None:
         if len(again):
             found = swapped(again[:, None] == np.arange(steps))
             rise[:, again], error[:, again] = found[0].T, found[1].T
+    # A label of which nothing was learnt says nothing, unless its position says it all.
     matrix = (rise > np.maximum(z * error, 1e-6)).astype(float)
     learnt = ladder.by_step["position", None] - ladder.by_step["all", "nonlinear"] > WORTH_IT
     certain = ladder.by_step["position", None] < WORTH_IT  # the position says it all: no step is needed

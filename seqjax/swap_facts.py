@@ -1,4 +1,5 @@
-"""What the outputs of a model depend on, and should not: shown by swaps.  Imports `evaluated` and `findings`.
+"""What the outputs of a model depend on, and should not: shown by swaps.  Imports `evaluated`, `findings` and
+`receptive_field`.
 
 Some sequences are filled with other real inputs, whole or in part, and the outputs are compared.  A change is
 told in nats: the mean over the classes of |change of log p|, weighted by p.
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.evaluated import interval, ratio
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
+from seqjax.evaluated import ratio
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth
 from seqjax.receptive_field import BLACK_BOX_ROWS, BLACK_BOX_STEPS, donors_of
 
 # Changes below a tenth of what is worth calling a cause are none: half precision and programs that sum in another
@@ -77,7 +78,7 @@ def by_sequence(moved: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 # --- Calls that differ, sequences that mix -----------------------------------------------------------------------
 
 
-EVALUATE = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
+SWITCH_OFF = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
 PLACE = "The output for a sequence depends on its place in the batch, and not on the sequences beside it"
 SAME_NOISE = "Dropout or noise is on at prediction, drawn with the same key in every call."
 
@@ -91,7 +92,7 @@ def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding
         f"Two calls with the same inputs differ by {moved:.3f} nats a step: dropout or noise is on at prediction"
     )
     text += " (or a state is kept from call to call)."
-    return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
+    return Finding("training_mode", moved, interval(moved, error), text, SWITCH_OFF)
 
 
 def by_place(
@@ -111,7 +112,7 @@ def by_place(
     others[kept] = x[kept]
     if nats_moved(before[kept], predict(others)[kept]).max() < MATERIAL:
         text = f"{PLACE}: at another place it differs by {moved:.3f} nats a step. {SAME_NOISE}"
-        return Finding("training_mode", moved, interval(moved, error), text, EVALUATE)
+        return Finding("training_mode", moved, interval(moved, error), text, SWITCH_OFF)
     text = (
         f"Outputs of {len(x)} sequences move by {moved:.3f} nats a step when these stand in another order, those "
         "of few do not: something is kept from batch to batch."
@@ -352,17 +353,6 @@ def influence(box: Box) -> dict[str, dict[str, Any] | None]:
     return found
 
 
-def hardly_moves(values: dict[str, Any]) -> bool:
-    """Could the outputs see other steps, and yet swapping all of them surely moves less than `WORTH_IT`?
-
-    values: of `ModelFacts`.  Whether labels need other steps the ladder says: the caller has both.
-    """
-    others = (values.get("influence_nats") or {}).get("others")
-    if not values.get("sees_other_steps") or not others:
-        return False
-    return others["ci95"][1] * 1.5 < WORTH_IT  # 1.5 times 1.96 standard errors: three
-
-
 def reads_padding(
     box_predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, present: np.ndarray, mask: np.ndarray
 ) -> dict[str, Any] | None:
@@ -389,7 +379,7 @@ def mask_ignored(padding: dict[str, Any] | None) -> Finding | None:
     if not padding or not padding["varies"]:
         return None
     nats, (low, high) = padding["nats"], padding["ci95"]
-    if nats < max(WORTH_IT, SIGMAS * (high - low) / 3.92):
+    if not is_worth(nats, (high - low) / 3.92):
         return None
     text = f"Outputs of scored steps move by {nats:.3f} nats when what stands in the padding is exchanged, and in "
     text += "these data it differs from sequence to sequence."

@@ -1,6 +1,6 @@
 """Training: the step, the compiled epoch, many replicates at once.
 
-Imports `config`, `batch`, `tasks`, `models`, `metrics` and `devices`.
+Imports `batch`, `config`, `devices`, `metrics`, `models`, `narrow` and `tasks`.
 
 Everything is a pure function of a seed and of replicate numbers.  Each replicate
 has its own streams for data, initial parameters and batch order, and the order of

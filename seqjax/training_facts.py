@@ -11,8 +11,8 @@ import numpy as np
 
 from seqjax.batch import Batch
 from seqjax.evaluated import of_labels, ratio
-from seqjax.findings import SIGMAS, WORTH_IT, Finding
-from seqjax.observed import REACHED, nats
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth, nats
+from seqjax.observed import REACHED
 from seqjax.outputs import Outputs
 
 CONTROL_STEPS = 16  # as `control_data` cuts sequences
@@ -38,7 +38,7 @@ class Score(NamedTuple):
     @property
     def ci95(self) -> tuple[float, float]:
         """Of the loss; normal."""
-        return self.loss - 1.96 * self.error, self.loss + 1.96 * self.error
+        return interval(self.loss, self.error)
 
 
 def mean_and_error(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
@@ -369,16 +369,16 @@ def _progress(
 ) -> list[Finding]:
     """How far training came of what there is, and how it stopped.  One cause at most, the surest first."""
     left, there = found.loss - floor, prior - floor
-    if left <= max(WORTH_IT, SIGMAS * found.error) or there <= 2 * WORTH_IT:
+    if not is_worth(left, found.error) or there <= 2 * WORTH_IT:
         return []
-    interval = (left - 1.96 * found.error, left + 1.96 * found.error)
+    ci95 = interval(left, found.error)
     curve = course(losses)
     short = f"it stopped {nats(left)} above the {nats(floor)} that there is to reach"
     values = list(losses or [])
     late = np.diff(values[len(values) // 2 :]) if len(values) > 3 else np.zeros(0)
     if len(late) and late.max() > REACHED * prior:
         text = f"Late in training the reported loss rose by {nats(float(late.max()))} in one epoch; {short}."
-        return [Finding("learning_rate_high", left, interval, text, LOWER)]
+        return [Finding("learning_rate_high", left, ci95, text, LOWER)]
     if left < there / 2:
         return []
     falls = curve is not None and curve.steady and not curve.flat and len(values) > 3 and curve.falling > 0
@@ -389,15 +389,15 @@ def _progress(
             f"The reported loss fell in every epoch, at the end by {each:.1g} nats, and more than half of what "
             f"there is was left: {short}."
         )
-        return [Finding("learning_rate_low", left, interval, text, RAISE)]
+        return [Finding("learning_rate_low", left, ci95, text, RAISE)]
     spread = float(outputs.log_p[np.asarray(batch.mask)].std(0).max())
-    if spread < REACHED and abs(found.loss - prior) <= max(WORTH_IT, SIGMAS * found.error):
+    if spread < REACHED and not is_worth(abs(found.loss - prior), found.error):
         text = (
             f"Outputs give each class its frequency, whatever the input (log-probabilities spread by "
             f"{spread:.2g}): the loss {nats(found.loss)} is that of guessing, {nats(floor)} is there to reach."
         )
         remedy = "Only the last bias learns: look for dead or saturated units, a cut gradient, or unscaled inputs."
-        return [Finding("stuck_at_prior", left, interval, text, remedy)]
+        return [Finding("stuck_at_prior", left, ci95, text, remedy)]
     return []
 
 
@@ -405,10 +405,10 @@ def _memorised(found: Score, val: Score, prior: float, floor: float | None) -> l
     gap, error = val.loss - found.loss, math.hypot(found.error, val.error)
     if not val.finite or gap <= max(WORTH_IT, REACHED * prior, SIGMAS * error):
         return []
-    if floor is not None and val.loss <= floor + max(WORTH_IT, SIGMAS * val.error):
+    if floor is not None and not is_worth(val.loss - floor, val.error):
         return []
     text = f"Training sequences have {nats(found.loss)}, others {nats(val.loss)}: {nats(gap)} was learnt by heart."
     remedy = (
         "More sequences, a smaller model, dropout or weight decay; or stop where the validation loss is lowest."
     )
-    return [Finding("generalisation", gap, (gap - 1.96 * error, gap + 1.96 * error), text, remedy)]
+    return [Finding("generalisation", gap, interval(gap, error), text, remedy)]

@@ -191,4 +191,4 @@ def climbed(name: str) -> ladder.Ladder:
 
 @functools.cache
 def dependence(name: str) -> step_swaps.Dependence | None:
-    return step_swaps.dependence(climbed(name), read(name).num_classes)
+    return step_swaps.dependence(climbed(name))

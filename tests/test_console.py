@@ -44,3 +44,13 @@ def test_elsewhere_there_are_plain_lines(monkeypatch):
     assert "\x1b" not in text
     assert "\r" not in text
     assert [line.split()[1] for line in text.splitlines() if line.startswith("epoch")] == ["1/2", "2/2"]
+
+
+def test_a_bound_has_its_sign():
+    file, result = io.StringIO(), tiny.run(labels="own_step")
+    bound = result.values["forecast"] | {"kind": "lower_bound", "reason": "no family is known"}
+    at = {"seq_len": 5, "val_loss": 0.5, "val_loss_se": 0.01, "val_accuracy": 0.7, "forecast": bound}
+    with RunReport(result.config, file) as report:
+        report.watch("forecast", {"forecast": bound, "sentence": "It can."})
+        report.result(result.values | {"forecast": bound, "lengths": [at]})
+    assert file.getvalue().count(f"≥ {bound['family_loss']:.4f}") == 2

@@ -1,5 +1,6 @@
 """Arrays whose trouble is known, each with a healthy twin that differs in that one thing."""
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import seqjax
 from seqjax import data_diagnosis
 from seqjax.arrays import load
+from seqjax.batch import Batch
 
 N, T, F = 4000, 3, 4  # one shape, so that the probes are compiled once
 
@@ -192,3 +194,18 @@ def test_memory_mapped_labels_of_which_a_sequence_was_left_out(tmp_path):
     np.save(tmp_path / "y.npy", y)
     mapped = load(x=str(tmp_path / "x.npy"), y=str(tmp_path / "y.npy"))
     assert data_diagnosis._neighbours(mapped) == data_diagnosis._neighbours(load(x=x, y=y))
+
+
+def test_a_validation_loss_is_as_sure_as_its_sequences_are_many():
+    x = bits(0)
+    arrays = load(x=x, y=flipped(event(x), 0.05))
+    wide, usual, near = (
+        data_diagnosis.diagnose(given, observed_val_loss=0.3)["observed"]["ci95"]
+        for given in (
+            dataclasses.replace(arrays, val=Batch(*(part[:60] for part in arrays.train)), val_is_given=True),
+            arrays,
+            dataclasses.replace(arrays, val=arrays.train, val_is_given=True),
+        )
+    )
+    assert wide[0] < usual[0] < near[0]
+    assert near[1] < usual[1] < wide[1]

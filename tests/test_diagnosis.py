@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from test_forecasts import AGAIN, TRAINED
 
 from experiments.flags import main_flags
-from seqjax import diagnosis, experiment, label_dependence, models, tasks
+from seqjax import diagnosis, experiment, findings, label_dependence, models, tasks
 from seqjax.bayes import View
 from seqjax.config import Config
-from seqjax.diagnosis import SIGMAS, WORTH_IT, Measured
+from seqjax.diagnosis import Measured
+from seqjax.findings import SIGMAS, WORTH_IT
 from seqjax.forecasts import Forecast, Outlook, look_ahead_of
 from seqjax.loss_budget import loss_budget
 from seqjax.tasks import LABEL_RULES
@@ -231,7 +232,7 @@ def test_too_few_epochs_are_optimisation():
     assert "Training could have gone further" in verdict["text"]
     # Validation may lie below training: no more than what it lacks itself can be gained.
     size = min(values["budget"]["optimisation"], values["final"]["val_loss"])
-    assert f"Training stopped {diagnosis.nats(size)} nats above the lowest loss" in verdict["text"]
+    assert f"Training stopped {findings.nats(size)} nats above the lowest loss" in verdict["text"]
     offered = {remedy["change"] for remedy in verdict["remedies"]}
     assert {"--num_epochs=4", "--learning_rate=0.00025", "--hidden_sizes=32"} <= offered
     assert not any("--model" in change or "--labels" in change for change in offered)
@@ -267,7 +268,7 @@ def test_too_little_data_and_a_wide_network_is_generalisation_and_memorised():
     assert final["train_loss"] < 0.2
     assert values["budget"]["optimisation"] < -0.25
     memorised = values["forecast"]["family_loss"] - final["train_loss"]
-    assert f"memorised: its training loss lies {diagnosis.nats(memorised)} nats below" in verdict["text"]
+    assert f"memorised: its training loss lies {findings.nats(memorised)} nats below" in verdict["text"]
     assert "does not carry over" in verdict["text"]
     assert [remedy["change"] for remedy in verdict["remedies"]] == ["--num_samples=1000"]
 

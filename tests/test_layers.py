@@ -1,6 +1,7 @@
 """The one-way order of the house, held by reading every import."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,17 @@ def test_every_file_has_its_place():
     assert set(FILES) <= set(LAYER_OF), "place the new file in LAYERS"
     assert len(FILES) > 15
     assert sum(len(layer) for layer in LAYERS) == len(LAYER_OF), "a file has one place"
+
+
+# Commands import what they start, a report plain types, and a run nearly all.
+SAYING = {name for name in FILES if re.fullmatch(r"seqjax\.\w+", name)} - {"seqjax.report", "seqjax.experiment"}
+
+
+@pytest.mark.parametrize("name", sorted(SAYING))
+def test_the_first_lines_say_what_is_imported(name):
+    says = re.search(r"Imports\s[^.]*\.", ast.get_docstring(ast.parse(FILES[name].read_text())) or "")
+    assert says is not None
+    assert {f"seqjax.{said}" for said in re.findall(r"`(\w+)`", says[0])} == kit_imports(name)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -63,15 +63,6 @@ def test_metrics_are_the_plain_loop(seed, shape):
     assert_same(metrics.batch_metrics(jnp.asarray(logits), batch), plain_metrics(logits, batch))
 
 
-@given(seeds, shapes, st.integers(0, 7))
-def test_metrics_of_parts_add_up(seed, shape, cut):
-    logits, batch = random_batch(seed, *shape)
-    of = (np.square(logits).sum(-1), logits.argmax(-1) == batch.labels, batch.mask)
-    one, other = (metrics.summed(*(a[part] for a in of)) for part in (slice(None, cut), slice(cut, None)))
-    assert_same(one + other, metrics.summed(*of))
-    assert_same(other + one, metrics.summed(*of))
-
-
 @given(seeds, shapes, st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
 def test_what_stands_in_padding_counts_nowhere(seed, shape, garbage):
     logits, batch = random_batch(seed, *shape)
@@ -96,13 +87,6 @@ def test_means_are_over_what_counts():
     assert of.mean_loss() == 1.0
     assert of.accuracy() == 0.5
     assert of.sequence_accuracy() == 0.25
-
-
-def test_a_mean_over_parts_of_different_size_is_no_mean_of_means():
-    one = Metrics(np.array([3.0]), np.array([0]), np.array([1]), np.array(0), np.array(1))
-    three = Metrics(np.array([3.0]), np.array([3]), np.array([3]), np.array(3), np.array(3))
-    assert (one + three).mean_loss() == 1.5
-    assert (one + three).accuracy() == 0.75
 
 
 def test_replicates_stay_apart():

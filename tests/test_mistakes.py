@@ -41,9 +41,9 @@ def ladders_climbed_once(monkeypatch):
     monkeypatch.setattr(ladder, "climb", climbs.climb)
     known = {}
 
-    def once(climbed, num_classes, dependence=step_swaps.dependence):
+    def once(climbed, dependence=step_swaps.dependence):
         if id(climbed) not in known:
-            known[id(climbed)] = dependence(climbed, num_classes)
+            known[id(climbed)] = dependence(climbed)
         return known[id(climbed)]
 
     monkeypatch.setattr(step_swaps, "dependence", once)

@@ -58,7 +58,7 @@ def diagnosed():
             from seqjax import ladder, step_swaps
 
             of = ladder.climb(ladder.sample(arrays, arrays.train)[0], 2)
-            climbed[labels] = of, step_swaps.dependence(of, 2)
+            climbed[labels] = of, step_swaps.dependence(of)
         return model_diagnosis.look(
             arrays, *climbed[labels], model_diagnosis.own_of(arrays, **own), causal=causal, control_samples=0
         )
@@ -246,11 +246,12 @@ def test_a_training_of_plain_jax_is_diagnosed_from_its_arrays_to_its_controls():
     [
         ({"predict": own_step, "fit": example_fit.fit}, "predict and fit given"),
         ({"observed_accuracy": 0.5}, "observed_accuracy=0.5"),
+        ({"column": "loss"}, "^column='loss': needs the history"),
         ({"causal": True}, "^causal: .*add --predict, --model or --fit"),
         ({"control_samples": 256}, "^control_samples=256: .*add --fit, or a --model"),
         ({"control_seconds": 5.0}, r"^control_seconds=5.0: .*add --fit, or a --model"),
         ({"control_samples": 0, "predict": own_step}, "^control_samples=0: .*add --fit, or a --model"),
-        ({"observed_accuracy": 50, "predict": own_step}, "observed_accuracy=50"),
+        ({"observed_accuracy": -0.5, "predict": own_step}, "observed_accuracy=-0.5"),
     ],
 )
 def test_what_does_not_go_together_is_refused(known, said):

@@ -188,6 +188,14 @@ def test_inputs_of_an_odd_scale_are_mended_by_standardising(scale, offset):
     assert result.findings[0].ci95[0] > findings.WORTH_IT
 
 
+def test_inputs_of_an_odd_scale_where_a_sequence_has_one_label():
+    """Steps that are not scored are no padding."""
+    x, y = zoo.own_step(size=3000)
+    result = of(zoo.Mlp(), 1e3 * x, y[:, -1], floor=None)
+    assert causes(result) == ["input_scale"]
+    assert causes(of(zoo.Mlp(), x, y[:, -1], floor=None)) == []
+
+
 @pytest.mark.full
 def test_a_model_that_scales_its_inputs_itself_may_have_any():
     x, y = zoo.own_step()

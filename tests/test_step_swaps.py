@@ -60,7 +60,7 @@ def test_where_the_position_says_it_all_no_step_is_needed():
     x, _ = climbs.bits(np.random.default_rng(0), 2)
     y = np.broadcast_to(np.arange(2), x.shape[:2])
     read = arrays.load(x=x, y=y)
-    swaps = step_swaps.dependence(climbs.climb(ladder.sample(read, read.train)[0], 2), 2)
+    swaps = step_swaps.dependence(climbs.climb(ladder.sample(read, read.train)[0], 2))
     assert swaps is not None
     np.testing.assert_array_equal(swaps.matrix, np.zeros((2, 2)))
 
@@ -104,7 +104,7 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_many_steps_are_swapped_in_blocks_and_then_one_by_one(name):
     climbed, truth = made_up(SOURCES[name])
-    swaps = step_swaps.dependence(climbed, 2)
+    swaps = step_swaps.dependence(climbed)
     assert swaps is not None
     np.testing.assert_array_equal(swaps.matrix, truth)
     assert swaps.rise[truth > 0].min() > 0.5
@@ -117,7 +117,7 @@ def test_steps_that_are_not_scored_do_not_count():
     x, y, mask = climbed.data
     mask = mask & (np.random.default_rng(2).random(mask.shape) < 0.7) & (np.arange(6) != 4)
     both = [
-        step_swaps.dependence(climbed._replace(data=Batch(x, labels, mask)), 2)
+        step_swaps.dependence(climbed._replace(data=Batch(x, labels, mask)))
         for labels in (y, np.where(mask, y, 1 - y))
     ]
     np.testing.assert_array_equal(both[0].rise, both[1].rise)
@@ -133,7 +133,7 @@ def test_forty_steps_from_data_alone(rule):
     x, events = climbs.bits(rng, 40, 1_500)
     label = climbs.RULES[rule][0]
     read = arrays.load(x=x, y=label(events))
-    swaps = step_swaps.dependence(climbs.climb(ladder.sample(read, read.train)[0], 2), 2)
+    swaps = step_swaps.dependence(climbs.climb(ladder.sample(read, read.train)[0], 2))
     assert swaps is not None
     truth = np.zeros((40, 40))
     for s in range(40):

@@ -128,3 +128,12 @@ def test_overwriting_a_run_removes_its_events_too(main_command):
     main_command("--tensorboard", "--workdir=w")
     main_command("--workdir=w", "--overwrite")
     assert not (main_command.home / "w/tensorboard").exists()
+
+
+def test_a_bound_is_no_floor_of_this_model(tmp_path):
+    values = tiny.run(labels="own_step").values
+    with tensorboard.Board(tmp_path) as given:
+        given.watch("forecast", {"forecast": values["forecast"] | {"kind": "lower_bound"}})
+        given.watch("epoch", {name: of[0] for name, of in values["history"].items()})
+    lines = scalars(list(events(tmp_path)), "loss")
+    assert set(lines) == {"train", "validation", "guessing", "lowest of any model that sees this"}

@@ -35,6 +35,12 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
+def lowest(forecast: dict[str, Any], name: str = "family_loss") -> str:
+    """A loss of a forecast; the model's own with its sign where only a bound is known."""
+    bound = name == "family_loss" and forecast.get("kind") == "lower_bound"
+    return ("≥ " if bound else "") + number(forecast.get(name))
+
+
 def interval(ends: list[float | None]) -> str:
     """Two ends in words."""
     return f"{number(ends[0])} to {number(ends[1])}"
@@ -119,7 +125,7 @@ class RunReport:
         table = Table(box=SIMPLE_HEAD, title="forecast: the lowest loss (nats per step)", title_justify="left")
         for column in FORECAST_COLUMNS:
             table.add_column(FORECAST_COLUMNS[column], justify="right")
-        table.add_row(*(number(forecast[column]) for column in FORECAST_COLUMNS))
+        table.add_row(*(lowest(forecast, column) for column in FORECAST_COLUMNS))
         self._print(table, value["sentence"])
         self._doing("compiling")
 
@@ -198,8 +204,8 @@ class RunReport:
         for column in ("steps", "val loss", "standard error", "val accuracy", "reachable there"):
             table.add_column(column, justify="right")
         for at in lengths:
-            measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
-            table.add_row(str(at["seq_len"]), *map(number, measured))
+            measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"])
+            table.add_row(str(at["seq_len"]), *map(number, measured), lowest(at["forecast"]))
         self._print(table)
 
 

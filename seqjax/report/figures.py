@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from seqjax.report.markup import heights
+
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 11,
@@ -36,7 +38,6 @@ INK, GREY, PALE, FAINT = "#222222", "#707070", "#BDBDBD", "#ECECEC"
 
 MAX_CROSSES = 32  # steps up to which a missing cell has room for a cross; stripes beyond
 MAX_BORDERS = 16  # steps up to which cells have borders
-LOG_BELOW = 1e-2  # a loss that falls below this part of its largest is drawn on a log scale
 MEMORISED = -0.01  # nats; an optimisation term below this is no accident of the sample
 
 
@@ -214,7 +215,7 @@ def _curves(values: dict[str, Any]) -> Figure:
     band = np.array([pair or (None, None) for pair in intervals], float).reshape(-1, 2)
     floors = _floors(forecast)
     drawn = np.concatenate([train, val, band.ravel()])
-    low, high, log = _limits(drawn[np.isfinite(drawn)], [floor.loss for floor in floors])
+    low, high, log = heights(drawn[np.isfinite(drawn)].tolist(), [floor.loss for floor in floors])
 
     title = f"Validation loss {number(val[-1])} after {len(epochs)} epoch{'s' * (len(epochs) > 1)}"
     if forecast.get("family_loss") is not None:
@@ -261,18 +262,6 @@ def _floors(forecast: dict[str, Any]) -> list[_Floor]:
             name = f"{floors[text].label} = {name}" if text in floors else name
             floors[text] = _Floor(name, note, forecast[key], colour, dashes)
     return sorted(floors.values(), key=lambda floor: floor.loss)
-
-
-def _limits(losses: np.ndarray, floors: list[float]) -> tuple[float, float, bool]:
-    """The range of the axis, and whether it is logarithmic, which leaves out floors far below every loss."""
-    positive = losses[losses > 0]
-    if len(positive) and positive.min() < LOG_BELOW * positive.max():
-        shown = [*positive, *(floor for floor in floors if floor > positive.min() / 10)]
-        return min(shown) / 1.5, max(shown) * 1.5, True
-    shown = [*losses, *floors] or [1.0]
-    low, high = min(shown), max(shown)
-    pad = 0.06 * (high - low) or 0.1 * high or 1.0
-    return low - pad, high + pad, False
 
 
 def _draw_floors(axes: Axes, floors: list[_Floor]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-LOG_BELOW = 1e-2  # a loss that falls below this part of its largest is drawn on a log scale, as in `figures`
+LOG_BELOW = 1e-2  # a loss that falls below this part of its largest is drawn on a log scale
 MAX_POINTS = 1000  # of a line: more than a screen has columns of pixels for
 MAX_BORDERS = 16  # steps up to which cells have borders, as in `figures`
 MAX_CROSSES = 32  # steps up to which each missing cell has a cross of its own, as in `figures`
@@ -167,7 +167,7 @@ class Heights(NamedTuple):
 
 
 def heights(losses: list[float], floors: list[float]) -> Heights:
-    """A log axis where losses fall far, which leaves out floors far below every loss; as in `figures`."""
+    """A log axis where losses fall far, which leaves out floors far below every loss."""
     positive = [loss for loss in losses if loss > 0]
     if positive and min(positive) < LOG_BELOW * max(positive):
         shown = [*positive, *(floor for floor in floors if floor > min(positive) / 10)]
@@ -242,8 +242,8 @@ def _swatch(kind: str) -> Html:
 # --- A matrix of steps -------------------------------------------------------------------------------------------
 
 
-def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hatched: str = "missing") -> Html:
-    """Cells `[rows][T]`, each of a kind (a class in page.css), those of the kind `hatched` under crosses.
+def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool) -> Html:
+    """Cells `[rows][T]`, each of a kind (a class in page.css), those "missing" and "unknown" ones under crosses.
 
     name: unique on the page.  label: what a screen reader says.  interactive: page.js walks through it.
     """
@@ -256,10 +256,10 @@ def matrix(name: str, label: str, kinds: list[list[str]], interactive: bool, hat
             paths.setdefault(kind, []).append(f"M{s} {t}h{length}v1h-{length}z")
             s += length
     # What is little must not be hidden by what is drawn after it.
-    order = sorted(paths, key=lambda kind: (kind == hatched, kind == "yes"))
+    order = sorted(paths, key=lambda kind: (kind == "missing", kind == "yes"))
     cells = [el("path", d="".join(paths[kind]), class_=f"cell {kind}") for kind in order]
     defs, tile = [], max(1, -(-width // MAX_CROSSES))
-    for kind, cross in ((hatched, "M.2.2l.6.6M.8.2l-.6.6"), ("unknown", "M.1.9l.8-.8")):
+    for kind, cross in (("missing", "M.2.2l.6.6M.8.2l-.6.6"), ("unknown", "M.1.9l.8-.8")):
         if kind in paths:
             drawn = el("path", d=cross, class_="cross", transform=f"scale({tile})")
             size = {"width": tile, "height": tile, "patternUnits": "userSpaceOnUse"}

@@ -6,7 +6,7 @@ Imports nothing of the library.  Each part is None where the result has no keys 
 from collections.abc import Callable
 from typing import Any
 
-from seqjax.report.console import FORECAST_COLUMNS, interval, number
+from seqjax.report.console import FORECAST_COLUMNS, interval, lowest, number
 from seqjax.report.markup import Html, Line, Mark, chart, counted, el, in_words, join, scale_of, strip, table
 
 MAX_ROWS = 16  # of a table that is shown at once; longer ones are opened
@@ -23,10 +23,8 @@ def forecast(values: Values) -> Html | None:
     error = forecast.get("standard_error")
     rows = []
     for key, words in FORECAST_COLUMNS.items():
-        shown = number(forecast.get(key))
-        bound = key == "family_loss" and forecast["kind"] == "lower_bound"
         around = f" ± {number(1.96 * error)}" if error and key in ("bayes_loss", "family_loss") else ""
-        rows.append((words[0].upper() + words[1:], f"{'≥ ' if bound else ''}{shown}{around}"))
+        rows.append((words[0].upper() + words[1:], f"{lowest(forecast, key)}{around}"))
     kind = {
         "exact": "Exact: computed from the task and the model, before any training.",
         "estimate": "Estimated, with 95 % intervals.",
@@ -154,8 +152,8 @@ def lengths(values: Values) -> Html | None:
     head = ("", "val loss", "standard error", "val accuracy", "reachable there")
     rows = []
     for at in values["lengths"]:
-        measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"], at["forecast"].get("family_loss"))
-        rows.append((counted(at["seq_len"], "step"), *map(number, measured)))
+        measured = (at["val_loss"], at["val_loss_se"], at["val_accuracy"])
+        rows.append((counted(at["seq_len"], "step"), *map(number, measured), lowest(at["forecast"])))
     return table("losses at other lengths", head, rows)
 
 

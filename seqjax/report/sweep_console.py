@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seqjax.report.console import number
+from seqjax.report.console import lowest, number
 
 COLUMNS = ("forecast", "val loss", "val accuracy", "seconds", "verdict")
 LEFT_OUT_FIRST = ("val accuracy", "seconds")  # where the terminal is narrow
@@ -110,8 +110,7 @@ def row_of(record: Record) -> dict[str, str]:
     row = {name: setting_text(value) for name, value in record["settings"].items()}
     if (forecast := record.get("forecast", {})).get("kind"):
         error = forecast["standard_error"]
-        row["forecast"] = ("≥ " if forecast["kind"] == "lower_bound" else "") + number(forecast["family_loss"])
-        row["forecast"] += f" ± {number(1.96 * error)}" if error else ""
+        row["forecast"] = lowest(forecast) + (f" ± {number(1.96 * error)}" if error else "")
     if "final" in record:
         row["val loss"] = number(record["final"]["val_loss"])
         row["val accuracy"] = number(record["final"]["val_accuracy"])

@@ -125,9 +125,9 @@ def share_ladders() -> None:
     known: dict[int, Any] = {}
     dependence = step_swaps.dependence
 
-    def once(climbed: Any, num_classes: int) -> Any:
+    def once(climbed: Any) -> Any:
         if id(climbed) not in known:
-            known[id(climbed)] = dependence(climbed, num_classes)
+            known[id(climbed)] = dependence(climbed)
         return known[id(climbed)]
 
     ladder.climb, step_swaps.dependence = climbs.climb, once

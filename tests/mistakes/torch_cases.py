@@ -174,6 +174,26 @@ def parameters_of_another(seed, wrong):
 
 
 @case("does_not_train", "fit", "torch")
+def layers_in_a_list(seed, wrong):
+    """The layers stand in a Python list, where model.parameters() does not find them."""
+    d = draw("own", seed, 1500, 5, 9, 3)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layers = [nn.Linear(9, 4), nn.Linear(4, 4), nn.Linear(4, 4)]
+            self.layers = layers if wrong else nn.ModuleList(layers)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.tanh(layer(x))
+            return self.head(x)
+
+    return fits(d, Net, seed)
+
+
+@case("does_not_train", "fit", "torch")
 def detached_outputs(seed, wrong):
     """'element 0 does not require grad', cured with requires_grad_() on detached outputs."""
     d = draw("own", seed, 1600, 5, 8, 2)
