@@ -1,6 +1,6 @@
 """What a run writes for TensorBoard (`--tensorboard`): curves beside their floors, figures, hyperparameters.
 
-Imports of the kit `config` alone; `tensorboardX` only where it is asked for.
+Imports of the kit `config` and `report.console`; `tensorboardX` only where it is asked for.
 """
 
 import importlib.util
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from seqjax.config import ConfigError
+from seqjax.report.console import floors
 
 # Lines that do not move, drawn into the chart of the losses: a key of `forecast`, and what it is called there.
-OWN_FLOOR = "lowest of this model"  # not known where the forecast is a lower bound
+OWN_FLOOR = "lowest of this model"
 FLOORS = {
     "prior_entropy": "guessing",
     "bayes_loss": "lowest of any model that sees this",
@@ -52,10 +53,7 @@ class Board:
     def watch(self, what: str, value: Any) -> None:
         """Take the forecast and every epoch; see `experiment.Watch`."""
         if what == "forecast":
-            known = {name: value["forecast"][key] for key, name in FLOORS.items()}
-            if value["forecast"]["kind"] == "lower_bound":
-                del known[OWN_FLOOR]
-            self.floors = {name: floor for name, floor in known.items() if floor is not None}
+            self.floors = {FLOORS[key]: loss for key, loss in floors(value["forecast"]).items()}
         if what == "epoch":
             for chart, parts in CHARTS.items():
                 lines = {part: value[key] for part, key in parts.items() if value[key] is not None}

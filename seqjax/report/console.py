@@ -35,6 +35,12 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.1e}"
 
 
+def floors(forecast: dict[str, Any]) -> dict[str, float]:
+    """The losses of a forecast to draw as lines, by key; the model's own is not known where it is only bounded."""
+    keys = ["family_loss", "bayes_loss", "prior_entropy"][forecast.get("kind") == "lower_bound" :]
+    return {key: forecast[key] for key in keys if forecast.get(key) is not None}
+
+
 def lowest(forecast: dict[str, Any], name: str = "family_loss") -> str:
     """A loss of a forecast; the model's own with its sign where only a bound is known."""
     bound = name == "family_loss" and forecast.get("kind") == "lower_bound"

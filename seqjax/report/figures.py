@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from seqjax.report import console
 from seqjax.report.markup import heights
 
 STYLE: dict[Any, Any] = {
@@ -252,15 +253,15 @@ def _floors(forecast: dict[str, Any]) -> list[_Floor]:
         "bayes_loss": ("Bayes", "any model that sees this", GREEN, "-."),
         "family_loss": ("family", "this model", VERMILION, "--"),
     }
-    if forecast.get("kind") == "lower_bound":  # the family loss is not known
+    if forecast.get("kind") == "lower_bound":
         rows["bayes_loss"] = ("lower bound", "any model that sees this", GREEN, "-.")
-        del rows["family_loss"]
+    known = console.floors(forecast)
     floors: dict[str, _Floor] = {}
     for key, (name, note, colour, dashes) in rows.items():
-        if forecast.get(key) is not None:
-            text = number(forecast[key])
+        if key in known:
+            text = number(known[key])
             name = f"{floors[text].label} = {name}" if text in floors else name
-            floors[text] = _Floor(name, note, forecast[key], colour, dashes)
+            floors[text] = _Floor(name, note, known[key], colour, dashes)
     return sorted(floors.values(), key=lambda floor: floor.loss)
 
 

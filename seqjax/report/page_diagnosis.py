@@ -17,6 +17,7 @@ Values = dict[str, Any]
 
 
 def ladder(values: Values) -> Html | None:
+    """The loss that each class of model reaches on these arrays, and which of them suffices."""
     if not values.get("ladder"):
         return None
     observed = values.get("observed") or {}
@@ -85,6 +86,7 @@ def learning_curves(values: Values) -> Html | None:
 
 
 def observed(values: Values) -> Html | None:
+    """What the loss or the curve in somebody's log says."""
     told = []
     if observed := values.get("observed"):
         line = f"Loss {number(observed['loss'])}"
@@ -113,6 +115,7 @@ def _model_in_words(model: Values) -> str:
 
 
 def controls(values: Values) -> Html | None:
+    """The report card: their training on small data whose answer is known."""
     if not values.get("controls"):
         return None
     rows = []
@@ -128,6 +131,7 @@ def controls(values: Values) -> Html | None:
 
 
 def findings(values: Values) -> Html | None:
+    """What is wrong, each with its number, interval and remedy."""
     if "findings" not in values:
         return None
     if not values["findings"]:
@@ -150,6 +154,7 @@ def findings(values: Values) -> Html | None:
 
 
 def data(values: Values) -> Html | None:
+    """What the arrays are, and what is odd about them."""
     if not (of := values.get("data")):
         return None
     words = f"{counted(of['num_sequences'], 'sequence')}, each of {counted(of['seq_len'], 'step')} with "

@@ -6,7 +6,7 @@ Imports nothing of the library.  Each part is None where the result has no keys 
 from collections.abc import Callable
 from typing import Any
 
-from seqjax.report.console import FORECAST_COLUMNS, interval, lowest, number
+from seqjax.report.console import FORECAST_COLUMNS, floors, interval, lowest, number
 from seqjax.report.markup import Html, Line, Mark, chart, counted, el, in_words, join, scale_of, strip, table
 
 MAX_ROWS = 16  # of a table that is shown at once; longer ones are opened
@@ -17,6 +17,7 @@ Values = dict[str, Any]
 
 
 def forecast(values: Values) -> Html | None:
+    """The lowest losses, known before training, and how sure they are."""
     forecast = values.get("forecast") or {}
     if not forecast.get("kind"):
         return None
@@ -36,6 +37,7 @@ def forecast(values: Values) -> Html | None:
 
 
 def budget(values: Values) -> Html | None:
+    """Where the validation loss went: a waterfall of the terms."""
     budget = values.get("budget")
     if not budget:
         return None
@@ -71,18 +73,12 @@ def budget(values: Values) -> Html | None:
 
 def _floors(values: Values) -> list[tuple[str, str, float]]:
     """The constant lines of a picture of losses: class, words, nats."""
-    forecast = values.get("forecast") or {}
-    keys = ["family_loss", "bayes_loss", "prior_entropy"]
-    if forecast.get("kind") == "lower_bound":  # the family loss is not known
-        del keys[0]
-    return [
-        (key, f"{FORECAST_COLUMNS[key]} {number(forecast[key])}", forecast[key])
-        for key in keys
-        if forecast.get(key) is not None
-    ]
+    known = floors(values.get("forecast") or {})
+    return [(key, f"{FORECAST_COLUMNS[key]} {number(loss)}", loss) for key, loss in known.items()]
 
 
 def curves(values: Values) -> Html | None:
+    """Losses by epoch beside the lowest that can be reached."""
     history = values.get("history") or {}
     if not history.get("epoch"):
         return None
@@ -99,6 +95,7 @@ def curves(values: Values) -> Html | None:
 
 
 def per_step(values: Values) -> Html | None:
+    """Loss and accuracy of each step."""
     per_step = values.get("per_step")
     if not per_step or not per_step.get("val_loss"):
         return None
@@ -147,6 +144,7 @@ def _opened(whole: Html, rows: int, what: str) -> Html:
 
 
 def lengths(values: Values) -> Html | None:
+    """The trained model on sequences of other lengths."""
     if not values.get("lengths"):
         return None
     head = ("", "val loss", "standard error", "val accuracy", "reachable there")
@@ -158,6 +156,7 @@ def lengths(values: Values) -> Html | None:
 
 
 def replicates(values: Values) -> Html | None:
+    """What differs between replicates, with 95 % intervals."""
     each = (values.get("replicates") or {}).get("final")
     if not each:
         return None
