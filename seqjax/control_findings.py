@@ -78,12 +78,12 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
     name, trial, told = max(cases, key=lambda case: abs(case[2].value - case[2].own))
     assert told.form is not None
     last = (trial.losses or [math.nan])[-1]
-    gap, half = last - told.own, 1.96 * told.error
+    gap = abs(last - told.own)
     return [
         Finding(
             cause,
-            abs(gap),
-            (abs(gap) - half, abs(gap) + half),
+            gap,
+            interval(gap, told.error),
             f"The reported loss on the control {name} is {nats(last)}; the outputs have {nats(told.own)}, and "
             f"{nats(told.value)} with {told.form.words} ({len(cases)} controls agree).",
             told.form.remedy,
@@ -186,11 +186,10 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
     if prior - last <= margin or not (scale_known or abs(last - own.losses[-1]) <= margin):
         return None
     value = prior - last
-    half = 1.96 * score.error
     return Finding(
         "target_leak",
         value,
-        (value - half, value + half),
+        interval(value, score.error),
         f"Labels drawn at random, inputs that tell nothing of them: the reported loss is {nats(last)}, "
         f"guessing gives {nats(prior)}, so the training sees the labels.",
         "Find where labels enter the inputs: a target column in x, labels fed back unshifted, an "
@@ -230,8 +229,7 @@ def unstable(random: Trial) -> Finding | None:
         )
     high = max(score.loss, last)
     value = high - score.prior
-    half = 1.96 * score.error
-    ci95 = (value - half, value + half)
+    ci95 = interval(value, score.error)
     text = (
         f"Labels drawn at random, of which nothing can be learnt: the training ends at {nats(high)}, "
         f"guessing gives {nats(score.prior)}"

@@ -48,7 +48,7 @@ def losses_of(losses: Any) -> list[float] | None:
     losses = getattr(losses, "history", losses)
     if isinstance(losses, dict):
         losses = losses.get("loss", losses.get("train_loss"))
-    return [float(loss) for loss in losses] or None if losses is not None else None
+    return None if losses is None else [float(loss) for loss in losses] or None
 
 
 def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[float] | None]:

@@ -1,8 +1,8 @@
 """What is wrong with somebody's arrays, and what the loss in their log means: arrays in, a plain dict out.
 
 Imports `alignment`, `arrays`, `batch`, `config`, `curves`, `data_facts`, `evaluated`, `experiment`, `findings`,
-`ladder`, `model_diagnosis`, `observed`, `probes`, `results` and `step_swaps`.  The dict has the keys of a
-diagnosis in `result.json`.
+`ladder`, `model_diagnosis`, `observed`, `probes`, `results` and `step_swaps`.
+The dict has the keys of a diagnosis in `result.json`.
 """
 
 import dataclasses

@@ -163,8 +163,8 @@ class Lab:
         inputs = self.seen_steps()
         self.mean, self.deviation = inputs.mean(0), inputs.std(0)
         self.starts = [initial(trainable, seed + n) for n in range(INITS)]
-        classes, per = arrays.num_classes, arrays.labels_per
-        self.program = programs(trainable, self.starts[0], self.train.inputs, classes, per)
+        classes, x = arrays.num_classes, self.train.inputs
+        self.program = programs(trainable, self.starts[0], x, classes, self.labels_per)
         self.kind = self.program.kind
         self.watched = next(feed(self.train, seed))
         self.moves = jax.jit(self._moves, compiler_options=compiler_options())

@@ -195,7 +195,7 @@ def look(
                 findings += _terms(allowed, on, train, val)
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
-            findings += _left_out(left_out, left) if left > _worth(allowed, val.error) else []
+            findings += _left_out(allowed, left_out, on, val)
             findings += _terms(allowed, on, train, val)
             findings += _partly_seen(allowed, swaps, facts, on, val)
             findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
@@ -228,22 +228,6 @@ def look(
         findings = [finding for finding in findings if finding.cause not in UNTRAINED]
     values["seconds"] = seconds
     return Looked(values, findings, on, val, reached)
-
-
-def _left_out(left_out: LeftOut | None, left: float) -> list[Finding]:
-    """Layers that no optimiser holds, where the loss stays above what they could reach."""
-    if left_out is None:
-        return []
-    layers = ", ".join(f"{count} of {name}" for name, count in left_out.layers.items())
-    text = (
-        f"{left_out.share:.0%} of the parameters (value: the share) had a gradient, and no optimiser holds them: "
-        f"{layers}; the loss stays {nats(left)} above what the model could reach."
-    )
-    remedy = (
-        "Keep layers where PyTorch finds them (nn.ModuleList, nn.Sequential; not a Python list or dict), and give "
-        "the optimiser all of model.parameters()."
-    )
-    return [Finding("does_not_train", left_out.share, (left_out.share, left_out.share), text, remedy)]
 
 
 def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
@@ -453,6 +437,23 @@ def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
             ends = interval(size, error)
             found.append(Finding(cause, size, ends, text.format(nats(size), nats(floor)), remedy))
     return found
+
+
+def _left_out(climbed: Ladder, left_out: LeftOut | None, on: Key, val: Loss) -> list[Finding]:
+    """Layers that no optimiser holds, where the loss stays above what they could reach."""
+    lacks = val.mean - _floor(climbed, on)
+    if left_out is None or lacks <= _worth(climbed, val.error):
+        return []
+    layers = ", ".join(f"{count} of {name}" for name, count in left_out.layers.items())
+    text = (
+        f"{left_out.share:.0%} of the parameters (value: the share) had a gradient, and no optimiser holds them: "
+        f"{layers}; the loss stays {nats(lacks)} above what the model could reach."
+    )
+    remedy = (
+        "Keep layers where PyTorch finds them (nn.ModuleList, nn.Sequential; not a Python list or dict), and give "
+        "the optimiser all of model.parameters()."
+    )
+    return [Finding("does_not_train", left_out.share, (left_out.share, left_out.share), text, remedy)]
 
 
 def _partly_seen(

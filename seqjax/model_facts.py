@@ -1,9 +1,9 @@
 """What a model does, from its `predict(x)` on.
 
 Imports `adapters`, `arrays`, `batch`, `config`, `evaluated`, `findings`, `output_facts`, `outputs`,
-`receptive_field`, `reported` and `swap_facts`. The outputs are read beside the labels, then some sequences are
-swapped, step by step, to see what outputs depend on.  Nothing is trained, and nothing but the user's own inputs
-is shown to the model.
+`receptive_field`, `reported` and `swap_facts`.
+The outputs are read beside the labels, then some sequences are swapped, step by step, to see what outputs depend
+on.  Nothing is trained, and nothing but the user's own inputs is shown to the model.
 """
 
 import dataclasses

@@ -326,12 +326,12 @@ def _form(
     if what is None or what.form is None or (in_controls is not None and what.form.cause not in in_controls):
         return []
     last = float((losses or [math.nan])[-1])
-    gap, half = abs(last - what.own), 1.96 * math.hypot(what.error, found.error)
+    gap, error = abs(last - what.own), math.hypot(what.error, found.error)
     text = (
         f"The reported loss is {nats(last)}, the outputs' own {nats(what.own)}, and {nats(what.value)} with "
         f"{what.form.words}."
     )
-    return [Finding(what.form.cause, gap, (gap - half, gap + half), text, what.form.remedy)]
+    return [Finding(what.form.cause, gap, interval(gap, error), text, what.form.remedy)]
 
 
 def _padding(losses: Sequence[float] | None, outputs: Outputs, batch: Batch, found: Score) -> list[Finding]:
@@ -355,12 +355,12 @@ def _padding(losses: Sequence[float] | None, outputs: Outputs, batch: Batch, fou
         value, error = mean_and_error(values_of, everywhere)
         tolerance = max(WORTH_IT / 2, moved, SIGMAS * error)
         if abs(last - value) <= tolerance and abs(last - found.loss) > 3 * max(tolerance, SIGMAS * found.error):
-            gap, half = abs(found.loss - last), 1.96 * math.hypot(error, found.error)
+            gap, spread = abs(found.loss - last), math.hypot(error, found.error)
             text = (
                 f"The reported loss {nats(last)} is the mean {words} ({nats(value)}); scored steps alone have "
                 f"{nats(found.loss)}."
             )
-            return [Finding(cause, gap, (gap - half, gap + half), text, remedy)]
+            return [Finding(cause, gap, interval(gap, spread), text, remedy)]
     return []
 
 
