@@ -162,6 +162,8 @@ def epochs(
     config = Config(
         vary=vary,
         num_replicates=num_replicates,
+        num_epochs=10
+        ** 6,  # a long run: its first epochs, which a program soon compiled does, are over in the warm-up
         **{n: getattr(config, n) for n in ("seq_len", "num_samples", "seed")},
     )
     model = models.build(config, config.num_features, 2)
@@ -338,7 +340,7 @@ def diagnose(seed: int, rounds: int) -> list[Row]:
         data = jax.tree.map(np.asarray, data)
         parts = {
             "forecast": done(experiment.run_forecast, config),
-            "receptive field": done(forecasts.measure_model, config, task, model),
+            "receptive field": done(receptive_field, config, task, model),
             "ladder": done(ladder.climb, data, 2),
         }
         for name, took in in_turns(parts, rounds).items():
@@ -346,6 +348,13 @@ def diagnose(seed: int, rounds: int) -> list[Row]:
                 {"T": length, "of": name, "s": statistics.median(took), "least": min(took), "most": max(took)}
             )
     return rows
+
+
+def receptive_field(config: Config, task: tasks.Task, model: models.Model) -> None:
+    """What each output sees, measured."""
+    probes = forecasts.compile_probes(config, task, model)
+    if probes is not None:
+        forecasts.measure_model(config, model, probes)
 
 
 # Name: rows of a table from `(seed, rounds)`.

@@ -1,7 +1,8 @@
 """What depends on the devices: meshes, several processes.  Imports `config`."""
 
-import functools
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,15 +17,36 @@ AXES = ("replica", "data")
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as dead
 
 
-@functools.cache
-def compiler_options() -> dict[str, Any]:
-    """Options for every program that is compiled.
+# Steps of sequences: what computes no more of them in all is compiled with less effort.
+SHORT_WORK, TINY_WORK = 2**20, 2**12
+
+
+def compiler_options(steps: float = math.inf) -> dict[str, Any]:
+    """Options for a program that will compute so many steps of sequences in all.
 
     On a CPU, LLVM's default effort takes twice as long as its first level and gains
     nothing measurable here: an epoch of the default run 0.0365 s against 0.0353 s,
-    its compilation 2.1 s against 1.3 s (2 cores, jaxlib 0.10).
+    its compilation 2.1 s against 1.3 s (2 cores, jaxlib 0.10).  XLA's older emitters,
+    which jaxlib 0.10 still has, halve what is left, for epochs that take a fifth to a
+    half longer: that pays for a second of training.  What is over at once is not optimised.
     """
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    if jax.default_backend() != "cpu":
+        return {}
+    options: dict[str, Any] = {"xla_backend_optimization_level": 0 if steps <= TINY_WORK else 1}
+    if steps <= SHORT_WORK and jax.__version_info__ < (0, 11):
+        options["xla_cpu_use_fusion_emitters"] = False
+    return options
+
+
+def compile_in_thread(lowered: jax.stages.Lowered, steps: float = math.inf) -> Callable[..., Any]:
+    """The program, compiled while Python goes on, since XLA lets go of it; its first call waits.
+
+    steps: see `compiler_options`.
+    """
+    pool = ThreadPoolExecutor(1)
+    compiled = pool.submit(lowered.compile, compiler_options(steps))
+    pool.shutdown(wait=False)  # the thread ends with its work
+    return lambda *args: compiled.result()(*args)
 
 
 def memory() -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from seqjax import bayes, models, tasks
 from seqjax.bayes import ForecastRefused, View
 from seqjax.config import Config
-from seqjax.devices import compiler_options
+from seqjax.devices import compile_in_thread
 from seqjax.label_dependence import LabelDependence, label_dependence
 from seqjax.receptive_field import ReceptiveField, measure
 from seqjax.tasks import Task
@@ -68,15 +68,28 @@ class Outlook:
     probes: jax.Array | None = None  # the inputs that it was measured on
 
 
-def measure_model(config: Config, task: Task, model: models.Model) -> tuple[ReceptiveField, jax.Array]:
-    """The receptive field over several initial parameters, and the real inputs `[B, T, F]` that were tried."""
+Probes = Callable[[Any], tuple[Any, jax.Array]]
+
+
+def compile_probes(config: Config, task: Task, model: models.Model) -> Probes | None:
+    """`seed -> (parameters, leading axis NUM_INITS, inputs [B, T, F])`, on which a receptive field is measured.
+
+    It is compiled in a thread; None where nothing is measured.
+    """
+    if config.seq_len > MEASURED_STEPS:
+        return None
 
     def probes(seed: Any) -> tuple[Any, jax.Array]:
         init_key, inputs_key = jax.random.split(jax.random.key(seed))
         params = jax.lax.map(model.init, jax.random.split(init_key, NUM_INITS))  # not vmap: see `training`
         return params, task.draw_inputs(inputs_key, NUM_PROBES)
 
-    params, inputs = jax.jit(probes, compiler_options=compiler_options())(np.uint32(config.seed))
+    return compile_in_thread(jax.jit(probes).lower(np.uint32(config.seed)), NUM_PROBES * config.seq_len)
+
+
+def measure_model(config: Config, model: models.Model, probes: Probes) -> tuple[ReceptiveField, jax.Array]:
+    """The receptive field over several initial parameters, and the real inputs `[B, T, F]` that were tried."""
+    params, inputs = probes(np.uint32(config.seed))
     return measure_at(config, model, params, inputs), inputs
 
 
@@ -94,17 +107,21 @@ def measure_at(config: Config, model: models.Model, params: Any, inputs: Any) ->
     return measure(model.apply, params, inputs, structural=structural, scored=config.scored_steps)
 
 
-def look_ahead(config: Config, task: Task, model: models.Model) -> Outlook:
-    """The forecast for a model, its receptive field measured; raises ForecastRefused."""
-    if config.seq_len > MEASURED_STEPS:
+def look_ahead(config: Config, task: Task, model: models.Model, probes: Probes | None = None) -> Outlook:
+    """The forecast for a model, its receptive field measured; raises ForecastRefused.
+
+    probes: from `compile_probes`, where that was begun before.
+    """
+    probes = probes or compile_probes(config, task, model)
+    if probes is None:
         return look_ahead_of(config)
-    field, probes = measure_model(config, task, model)
+    field, inputs = measure_model(config, model, probes)
     sees = field.sees
     if field.undecided_beyond is not None:  # as if it saw them: the forecast must not be too high
         steps = np.arange(config.seq_len)
         sees = sees | (np.abs(steps[:, None] - steps) > field.undecided_beyond)
     view = View(sees, field.position_classes, field.unordered, config.scored_steps)
-    return dataclasses.replace(_outlook(config, task, view, field), probes=probes)
+    return dataclasses.replace(_outlook(config, task, view, field), probes=inputs)
 
 
 def look_ahead_of(config: Config, view: View | None = None) -> Outlook:

@@ -7,8 +7,9 @@ has its own streams for data, initial parameters and batch order, and the order 
 epoch n is `fold_in(order_key, n)`: nothing else is needed to go on from there.
 """
 
+import functools
+import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from seqjax import narrow
 from seqjax.batch import Array, Batch, check_batch
 from seqjax.config import Config, ConfigError, unknown_name
-from seqjax.devices import compiler_options, sharding, share_out
+from seqjax.devices import SHORT_WORK, compile_in_thread, compiler_options, sharding, share_out
 from seqjax.metrics import Metrics, batch_metrics, masked_mean, step_losses
 from seqjax.models import Model, Params
 from seqjax.tasks import Task
@@ -214,7 +215,7 @@ class Programs(NamedTuple):
 def compile_programs(
     config: Config, task: Task, model: Model, num_replicates: int, mesh: jax.sharding.Mesh | None = None
 ) -> Programs:
-    """Trace and compile what a run needs, side by side; raises ConfigError as `build_optimizer` does.
+    """Trace what a run needs, and start to compile it; raises ConfigError as `build_optimizer` does.
 
     mesh: of axes `replica` and `data`, over which replicates and batches are shared
         out; `num_replicates` must be a multiple of the first.
@@ -247,7 +248,8 @@ def compile_programs(
     def order(seed: Array, replicate: Array, n: Array) -> jax.Array:
         if config.fresh_data:
             return jnp.arange(config.num_train)
-        return jax.random.permutation(order_key(seed, replicate, n), config.num_train)
+        # One sort: two of 2^32 numbers are the same too seldom to matter.
+        return jnp.argsort(jax.random.bits(order_key(seed, replicate, n), (config.num_train,)))
 
     def update(
         state: TrainState, data: Batch, seed: Array, replicate: Array, n: Array, index: Array, valid: Array
@@ -315,26 +317,36 @@ def compile_programs(
     state, data = jax.eval_shape(setup_all, seed, replicates)
     each, all_, where_data = P("replica"), P(), P() if shared else P("replica")
     args, specs = (seed, replicates), (all_, all_)
-    lowered = [
-        _lower(
-            mesh,
-            epoch,
-            ((each, where_data, *specs, all_), (each, all_, all_)),
-            (state, data, *args, number),
-            donate_argnums=0,
-        ),
-        _lower(mesh, setup_all, (specs, (each, where_data)), args),
-        _lower(
-            mesh,
-            evaluate_replicates,
-            ((each, where_data, *specs), all_),
-            (state.params, data, *args),
-        ),
-    ]
-    with ThreadPoolExecutor() as pool:
-        compiled = pool.map(lambda program: program.compile(compiler_options()), lowered)
-    epoch_program, setup_program, evaluate_program = compiled
+    # The epoch first: it takes longest to compile, and the others are traced meanwhile.
+    steps = num_replicates * config.num_samples * config.seq_len  # of an epoch
+    epoch_specs, epoch_args = ((each, where_data, *specs, all_), (each, all_, all_)), (state, data, *args, number)
+    epoch_program = _epochs(
+        _lower(mesh, epoch, epoch_specs, epoch_args, donate_argnums=0), steps, config.num_epochs
+    )
+    setup_program = compile_in_thread(_lower(mesh, setup_all, (specs, (each, where_data)), args), steps)
+    evaluate_specs, evaluate_args = ((each, where_data, *specs), all_), (state.params, data, *args)
+    evaluate_program = compile_in_thread(_lower(mesh, evaluate_replicates, evaluate_specs, evaluate_args), steps)
     return Programs(setup_program, epoch_program, evaluate_program, state)
+
+
+def _epochs(lowered: jax.stages.Lowered, steps: int, num_epochs: int) -> Callable[..., Any]:
+    """Epochs of so many steps: the first in a program that is soon compiled, the rest in one that runs faster.
+
+    Which one an epoch runs in hangs on its number alone, and not on how many follow: so a
+    run that is stopped, or goes on for longer, comes to the same bits.
+    """
+    short = SHORT_WORK // steps  # so many epochs
+    soon = compile_in_thread(lowered, SHORT_WORK if short else math.inf)
+    if not short or compiler_options(SHORT_WORK) == compiler_options():
+        return soon  # the only one there is
+    fast = functools.cache(lambda: compile_in_thread(lowered))
+
+    def epoch(*args: Any) -> Any:
+        if num_epochs > short:
+            fast()  # begun, while the first ones train
+        return (soon if args[-1] < short else fast())(*args)
+
+    return epoch
 
 
 def _lower(
@@ -365,4 +377,5 @@ def compile_evaluation(
 
     of_all = jax.vmap(of_one, (0, None, 0), spmd_axis_name="replica" if mesh else None)
     args = (params, jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((num_replicates,), np.int32))
-    return _lower(mesh, of_all, ((P("replica"), P(), P()), P()), args).compile(compiler_options())
+    lowered = _lower(mesh, of_all, ((P("replica"), P(), P()), P()), args)
+    return compile_in_thread(lowered, num_replicates * num_sequences * config.seq_len)

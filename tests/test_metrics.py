@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_what_stands_in_padding_counts_nowhere(seed, shape, garbage):
     labels[~batch.mask] = 99
     found = metrics.batch_metrics(jnp.asarray(dirty), batch._replace(labels=labels))
     assert_same(found, plain_metrics(logits, batch))
+
+
+def test_a_class_that_a_model_rules_out_costs_nothing_unless_it_is_the_label():
+    logits = jnp.array([[[0.0, 1.0, -jnp.inf]]])
+    losses, gradient = jax.vmap(
+        jax.value_and_grad(lambda z, label: metrics.step_losses(z, label)[0].sum()), (None, 0)
+    )(logits, jnp.array([[[0]], [[1]], [[2]]]))
+    np.testing.assert_allclose(losses, [np.log1p(np.e), np.log1p(np.e) - 1, np.inf], rtol=1e-6)
+    assert np.isfinite(gradient[:2]).all()
 
 
 def test_a_nan_at_a_step_that_counts_shows():

@@ -304,7 +304,7 @@ def plain_epochs(config: Config, params, data: Batch):
     state, losses = TrainState(params, optimizer.init(params)), []
     order_key = training.stream_key(config.seed, 0, "order")
     for n in range(config.num_epochs):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, n), config.num_train))
+        order = np.argsort(jax.random.bits(jax.random.fold_in(order_key, n), (config.num_train,)))
         loss = steps = 0.0
         for start in range(0, config.num_train, config.batch_size):
             rows = order[start : start + config.batch_size]
@@ -349,6 +349,40 @@ def test_compiled_epochs_are_a_plain_loop_of_updates(case):
         losses.append(float(train.mean_loss()[0]))
     tiny.assert_close(jax.tree.map(lambda a: a[0], state.params), expected, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+
+
+def trained_with(monkeypatch, config: Config, short_work: float, num_epochs: int):
+    """The parameters after so many epochs of `config`, and for how many steps its programs were compiled."""
+    asked = []
+    options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+
+    def compile_in_thread(lowered, steps=math.inf):
+        asked.append(steps)
+        return lowered.compile(options if steps <= short_work else None)
+
+    monkeypatch.setattr(training, "SHORT_WORK", short_work)
+    monkeypatch.setattr(training, "compile_in_thread", compile_in_thread)
+    monkeypatch.setattr(training, "compiler_options", lambda steps=math.inf: steps <= short_work)
+    programs = tiny.programs_of(config)
+    state, data = tiny.start(config, programs)
+    for n in range(num_epochs):
+        state, _, _ = tiny.epoch(config, programs, state, data, n)
+    return jax.device_get(state.params), asked
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="XLA's older emitters are gone")
+def test_which_program_an_epoch_runs_in_hangs_on_its_number_alone(monkeypatch):
+    config = dataclasses.replace(tiny.config(), num_epochs=5)
+    steps = config.num_samples * config.seq_len
+    after, asked = trained_with(monkeypatch, config, 2 * steps, 3)  # two epochs in the one, one in the other
+    assert sorted(asked) == [steps, steps, 2 * steps, math.inf]
+    longer = dataclasses.replace(config, num_epochs=3)
+    tiny.assert_same_bits(trained_with(monkeypatch, longer, 2 * steps, 3)[0], after)
+    _, asked = trained_with(monkeypatch, dataclasses.replace(config, num_epochs=2), 2 * steps, 2)
+    assert sorted(asked) == [steps, steps, 2 * steps], "what no epoch needs is not compiled"
+    at_once, asked = trained_with(monkeypatch, config, steps - 1, 3)
+    assert sorted(asked) == [steps, steps, math.inf]
+    tiny.assert_close(at_once, after, rtol=1e-4, atol=1e-5)
 
 
 def test_the_state_given_to_an_epoch_is_used_up():
