@@ -241,19 +241,19 @@ def _validation(arrays: Arrays, climbed: Ladder, scale: ladders.Scale) -> tuple[
     """Whether validation, where it came with the data, is harder or easier for a probe than held-out training."""
     if arrays.val is None or not arrays.val_is_given or (best := ladders.best_probe(climbed)) is None:
         return ()
-    fit, member = best
-    sight = Sight(*(part[member] for part in fit.sights))
-    params = fit.fitted.params[0, member]
+    fit, part, member = best
+    sight = Sight(*(field[member] for field in fit.sights))
+    params = fit.fitted.params[part, member]
 
     def loss(batch: Batch) -> tuple[float, float]:
         log_p = ladders.log_softmax(np.asarray(fit.apply(params, batch.inputs, sight), np.float64))
         losses = -np.take_along_axis(log_p, batch.labels[..., None], -1)[..., 0]
         return ratio(np.where(batch.mask, losses, 0).sum(1), batch.mask.sum(1))
 
-    rows = climbed.held_out[:VALIDATION_SEQUENCES]
-    here, here_error = loss(Batch(*(part[rows] for part in climbed.data)))
+    rows = climbed.held_out[part][:VALIDATION_SEQUENCES]
+    here, here_error = loss(Batch(*(array[rows] for array in climbed.data)))
     val = ladders.sample(arrays, arrays.val, scale=scale)[0]
-    there, there_error = loss(Batch(*(part[:VALIDATION_SEQUENCES] for part in val)))
+    there, there_error = loss(Batch(*(array[:VALIDATION_SEQUENCES] for array in val)))
     if not is_worth(abs(there - here), float(np.hypot(here_error, there_error))):
         return ()
     how = "harder" if there > here else "easier"

@@ -103,8 +103,8 @@ class Fit(NamedTuple):
 class Ladder(NamedTuple):
     """rungs: in the order of `KEYS`.  sufficient: the first that none beats which sees more, or
     ("cannot_tell", None).  losses: `[n]` sums over scored steps, by key; counts: `[n]`, scored steps.
-    by_step: `[T]` mean losses, by key.  data: what the probes learnt from; held_out: the rows of it that the
-    first part of each fit did not see.
+    by_step: `[T]` mean losses, by key.  data: what the probes learnt from; held_out: the rows of it that each
+    part of the fits did not see, `[parts, rows]`.
     """
 
     rungs: list[Rung]
@@ -153,15 +153,22 @@ def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:
     return np.clip(found, -10, 10, out=found)
 
 
-def best_probe(ladder: Ladder) -> tuple[Fit, int] | None:
-    """The probe of all steps with the lowest stop loss, of the first part's; None where there is one step."""
+def best_probe(ladder: Ladder) -> tuple[Fit, int, int] | None:
+    """The probe of all steps with the lowest stop loss: its fit, part and number; None where there is one step.
+
+    One part may learn what another, of other sequences, does not.
+    """
     able = [
-        (float(fit.fitted.curve[0, i].min()), kind, i)
+        (float(fit.fitted.curve[part, i].min()), kind, part, i)
         for kind, fit in ladder.fits.items()
         for i, rung in enumerate(fit.rungs)
         if rung == "all" and kind != "linear"
+        for part in range(len(fit.fitted.curve))
     ]
-    return (ladder.fits[min(able)[1]], min(able)[2]) if able else None
+    if not able:
+        return None
+    _, kind, part, member = min(able)
+    return ladder.fits[kind], part, member
 
 
 def parts_of(n: int, steps: int) -> tuple[Part, np.ndarray]:
@@ -427,7 +434,7 @@ def climb(data: Batch, num_classes: int, told: Callable[[int, int], None] = lamb
         by_step={key: losses.sum(0) / at_step for key, losses in by_key.items()},
         counts=counts,
         data=data._replace(mask=data.mask & kept[:, None]),
-        held_out=parts.test[0],
+        held_out=parts.test,
         fits=fits,
     )
     # Each rung's loss, and how far it may be off: the draw, the folds, and what more data would bring.

@@ -45,11 +45,11 @@ def dependence(ladder: Ladder) -> Dependence | None:
     steps = ladder.data.labels.shape[1]
     if (best := best_probe(ladder)) is None:
         return None
-    fit, member = best
-    rows = ladder.held_out[: max(64, SWAPPED_STEPS // steps)]
+    fit, part, member = best
+    rows = ladder.held_out[part][: max(64, SWAPPED_STEPS // steps)]
     data = jax.tree.map(lambda a: jnp.asarray(a[rows]), ladder.data)
-    params = fit.fitted.params[0, member]
-    sight = Sight(*(part[member] for part in fit.sights))
+    params = fit.fitted.params[part, member]
+    sight = Sight(*(field[member] for field in fit.sights))
 
     # Data are an argument: as a part of the program they would be compiled, and kept in the cache, each time.
     def losses(params: Array, x: Array, labels: Array) -> Array:
@@ -76,7 +76,7 @@ def dependence(ladder: Ladder) -> Dependence | None:
     def swapped(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         padded = np.zeros((-(-len(masks) // at_once) * at_once, steps), bool)
         padded[: len(masks)] = masks
-        found = [jax.device_get(program(params, data, part)) for part in padded.reshape(-1, at_once, steps)]
+        found = [jax.device_get(program(params, data, some)) for some in padded.reshape(-1, at_once, steps)]
         mean, error = (
             np.concatenate(parts)[: len(masks)].astype(np.float64) for parts in zip(*found, strict=True)
         )
@@ -94,10 +94,11 @@ def dependence(ladder: Ladder) -> Dependence | None:
         if len(again):
             found = swapped(again[:, None] == np.arange(steps))
             rise[:, again], error[:, again] = found[0].T, found[1].T
-    # A label of which nothing was learnt says nothing, unless its position says it all.
+    # A label of which nothing was learnt says nothing, unless its position says it all; and one of which something
+    # was learnt needs some step, even where no single one shows it.
     matrix = (rise > np.maximum(z * error, 1e-6)).astype(float)
     learnt = ladder.by_step["position", None] - ladder.by_step["all", "nonlinear"] > WORTH_IT
     certain = ladder.by_step["position", None] < WORTH_IT  # the position says it all: no step is needed
     matrix[certain & ~learnt] = 0
-    matrix[~learnt & ~certain] = np.nan
+    matrix[~certain & ~(learnt & matrix.any(1))] = np.nan
     return Dependence(matrix, rise, error, z)

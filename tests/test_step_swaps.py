@@ -90,7 +90,29 @@ def made_up(source: np.ndarray, n: int = 300) -> tuple[ladder.Ladder, np.ndarray
     truth = np.zeros((steps, steps))
     truth[np.arange(steps), source] = 1
     data = Batch(x, y, np.ones(y.shape, bool))
-    return template._replace(data=data, by_step=learnt, held_out=np.arange(n), fits={"pooled": fit}), truth
+    return template._replace(
+        data=data, by_step=learnt, held_out=np.tile(np.arange(n), (4, 1)), fits={"pooled": fit}
+    ), truth
+
+
+def test_the_probe_that_learnt_is_asked_whatever_its_part():
+    climbed, truth = made_up(np.full(3, 2))
+    fit = climbed.fits["pooled"]
+    knows = np.zeros((4, 1, 1))
+    knows[2] = 1  # of the probes of four parts, one learnt the rule
+    fitted = fit.fitted._replace(params=knows, curve=np.log(2) * (1 - knows.repeat(2, 2)))
+    swaps = step_swaps.dependence(climbed._replace(fits={"pooled": fit._replace(fitted=fitted)}))
+    assert swaps is not None
+    np.testing.assert_array_equal(swaps.matrix, truth)
+
+
+def test_what_was_learnt_of_no_single_step_cannot_be_told():
+    climbed, _ = made_up(np.arange(2))
+    fit = climbed.fits["pooled"]
+    fitted = fit.fitted._replace(params=np.zeros((4, 1, 1)))
+    swaps = step_swaps.dependence(climbed._replace(fits={"pooled": fit._replace(fitted=fitted)}))
+    assert swaps is not None
+    assert np.isnan(swaps.matrix).all()
 
 
 SOURCES = {
@@ -116,8 +138,9 @@ def test_steps_that_are_not_scored_do_not_count():
     climbed, truth = made_up(np.maximum(np.arange(6) - 1, 0))
     x, y, mask = climbed.data
     mask = mask & (np.random.default_rng(2).random(mask.shape) < 0.7) & (np.arange(6) != 4)
+    by_step = climbed.by_step | {("position", None): np.where(np.arange(6) == 4, 0, np.log(2))}
     both = [
-        step_swaps.dependence(climbed._replace(data=Batch(x, labels, mask)))
+        step_swaps.dependence(climbed._replace(data=Batch(x, labels, mask), by_step=by_step))
         for labels in (y, np.where(mask, y, 1 - y))
     ]
     np.testing.assert_array_equal(both[0].rise, both[1].rise)
