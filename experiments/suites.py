@@ -162,8 +162,7 @@ def epochs(
     config = Config(
         vary=vary,
         num_replicates=num_replicates,
-        num_epochs=10
-        ** 6,  # a long run: its first epochs, which a program soon compiled does, are over in the warm-up
+        num_epochs=1_000_000,  # a long run; the first epochs, in a program of their own, are the warm-up's
         **{n: getattr(config, n) for n in ("seq_len", "num_samples", "seed")},
     )
     model = models.build(config, config.num_features, 2)

@@ -320,9 +320,8 @@ def compile_programs(
     # The epoch first: it takes longest to compile, and the others are traced meanwhile.
     steps = num_replicates * config.num_samples * config.seq_len  # of an epoch
     epoch_specs, epoch_args = ((each, where_data, *specs, all_), (each, all_, all_)), (state, data, *args, number)
-    epoch_program = _epochs(
-        _lower(mesh, epoch, epoch_specs, epoch_args, donate_argnums=0), steps, config.num_epochs
-    )
+    lowered = _lower(mesh, epoch, epoch_specs, epoch_args, donate_argnums=0)
+    epoch_program = _epochs(lowered, steps, config.num_epochs)
     setup_program = compile_in_thread(_lower(mesh, setup_all, (specs, (each, where_data)), args), steps)
     evaluate_specs, evaluate_args = ((each, where_data, *specs), all_), (state.params, data, *args)
     evaluate_program = compile_in_thread(_lower(mesh, evaluate_replicates, evaluate_specs, evaluate_args), steps)
