@@ -1,7 +1,6 @@
 """What depends on the devices: meshes, several processes.  Imports `config`."""
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,15 +37,21 @@ def compiler_options(steps: float = math.inf) -> dict[str, Any]:
     return options
 
 
-def compile_in_thread(lowered: jax.stages.Lowered, steps: float = math.inf) -> Callable[..., Any]:
-    """The program, compiled while Python goes on, since XLA lets go of it; its first call waits.
+class Compiling:
+    """A program that is compiled while Python goes on, since XLA lets go of it; the first call waits for it."""
 
-    steps: see `compiler_options`.
-    """
-    pool = ThreadPoolExecutor(1)
-    compiled = pool.submit(lowered.compile, compiler_options(steps))
-    pool.shutdown(wait=False)  # the thread ends with its work
-    return lambda *args: compiled.result()(*args)
+    def __init__(self, lowered: jax.stages.Lowered, steps: float = math.inf):
+        """steps: see `compiler_options`."""
+        pool = ThreadPoolExecutor(1)
+        self._compiled = pool.submit(lowered.compile, compiler_options(steps))
+        pool.shutdown(wait=False)  # the thread ends with its work
+
+    def compiled(self) -> jax.stages.Compiled:
+        """The program, as soon as it is there."""
+        return self._compiled.result()
+
+    def __call__(self, *args: Any) -> Any:
+        return self.compiled()(*args)
 
 
 def memory() -> float:

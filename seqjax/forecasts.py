@@ -14,7 +14,7 @@ import numpy as np
 from seqjax import bayes, models, tasks
 from seqjax.bayes import ForecastRefused, View
 from seqjax.config import Config
-from seqjax.devices import compile_in_thread
+from seqjax.devices import Compiling
 from seqjax.label_dependence import LabelDependence, label_dependence
 from seqjax.receptive_field import ReceptiveField, measure
 from seqjax.tasks import Task
@@ -84,7 +84,7 @@ def compile_probes(config: Config, task: Task, model: models.Model) -> Probes | 
         params = jax.lax.map(model.init, jax.random.split(init_key, NUM_INITS))  # not vmap: see `training`
         return params, task.draw_inputs(inputs_key, NUM_PROBES)
 
-    return compile_in_thread(jax.jit(probes).lower(np.uint32(config.seed)), NUM_PROBES * config.seq_len)
+    return Compiling(jax.jit(probes).lower(np.uint32(config.seed)), NUM_PROBES * config.seq_len)
 
 
 def measure_model(config: Config, model: models.Model, probes: Probes) -> tuple[ReceptiveField, jax.Array]:

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from seqjax import narrow
 from seqjax.batch import Array, Batch, check_batch
 from seqjax.config import Config, ConfigError, unknown_name
-from seqjax.devices import SHORT_WORK, compile_in_thread, compiler_options, sharding, share_out
+from seqjax.devices import SHORT_WORK, Compiling, compiler_options, sharding, share_out
 from seqjax.metrics import Metrics, batch_metrics, masked_mean, step_losses
 from seqjax.models import Model, Params
 from seqjax.tasks import Task
@@ -206,9 +206,9 @@ class Programs(NamedTuple):
     state: the shapes of the TrainState.
     """
 
-    setup: Callable[..., tuple[TrainState, Batch]]
+    setup: Compiling
     epoch: Callable[..., tuple[TrainState, Metrics, Metrics]]
-    evaluate: Callable[..., StepOutputs]
+    evaluate: Compiling
     state: TrainState
 
 
@@ -322,9 +322,9 @@ def compile_programs(
     epoch_specs, epoch_args = ((each, where_data, *specs, all_), (each, all_, all_)), (state, data, *args, number)
     lowered = _lower(mesh, epoch, epoch_specs, epoch_args, donate_argnums=0)
     epoch_program = _epochs(lowered, steps, config.num_epochs)
-    setup_program = compile_in_thread(_lower(mesh, setup_all, (specs, (each, where_data)), args), steps)
+    setup_program = Compiling(_lower(mesh, setup_all, (specs, (each, where_data)), args), steps)
     evaluate_specs, evaluate_args = ((each, where_data, *specs), all_), (state.params, data, *args)
-    evaluate_program = compile_in_thread(_lower(mesh, evaluate_replicates, evaluate_specs, evaluate_args), steps)
+    evaluate_program = Compiling(_lower(mesh, evaluate_replicates, evaluate_specs, evaluate_args), steps)
     return Programs(setup_program, epoch_program, evaluate_program, state)
 
 
@@ -335,10 +335,10 @@ def _epochs(lowered: jax.stages.Lowered, steps: int, num_epochs: int) -> Callabl
     run that is stopped, or goes on for longer, comes to the same bits.
     """
     short = SHORT_WORK // steps  # so many epochs
-    soon = compile_in_thread(lowered, SHORT_WORK if short else math.inf)
+    soon = Compiling(lowered, SHORT_WORK if short else math.inf)
     if not short or compiler_options(SHORT_WORK) == compiler_options():
         return soon  # the only one there is
-    fast = functools.cache(lambda: compile_in_thread(lowered))
+    fast = functools.cache(lambda: Compiling(lowered))
 
     def epoch(*args: Any) -> Any:
         if num_epochs > short:
@@ -377,4 +377,4 @@ def compile_evaluation(
     of_all = jax.vmap(of_one, (0, None, 0), spmd_axis_name="replica" if mesh else None)
     args = (params, jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((num_replicates,), np.int32))
     lowered = _lower(mesh, of_all, ((P("replica"), P(), P()), P()), args)
-    return compile_in_thread(lowered, num_replicates * num_sequences * config.seq_len)
+    return Compiling(lowered, num_replicates * num_sequences * config.seq_len)

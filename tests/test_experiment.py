@@ -324,5 +324,5 @@ def test_the_size_of_the_state_hangs_on_the_settings_that_shape_it():
 def test_memory_is_not_said_to_be_needed_that_is_not(settings):
     """What XLA sets aside for an evaluation is at least what the check counts for the widest array."""
     config = tiny.config(**settings)
-    program = tiny.programs_of(config).evaluate
+    program = tiny.programs_of(config).evaluate.compiled()
     assert program.memory_analysis().temp_size_in_bytes >= experiment._bytes_of_outputs(config)

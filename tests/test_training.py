@@ -356,12 +356,12 @@ def trained_with(monkeypatch, config: Config, short_work: float, num_epochs: int
     asked = []
     options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
 
-    def compile_in_thread(lowered, steps=math.inf):
+    def compiling(lowered, steps=math.inf):
         asked.append(steps)
         return lowered.compile(options if steps <= short_work else None)
 
     monkeypatch.setattr(training, "SHORT_WORK", short_work)
-    monkeypatch.setattr(training, "compile_in_thread", compile_in_thread)
+    monkeypatch.setattr(training, "Compiling", compiling)
     monkeypatch.setattr(training, "compiler_options", lambda steps=math.inf: steps <= short_work)
     programs = tiny.programs_of(config)
     state, data = tiny.start(config, programs)
