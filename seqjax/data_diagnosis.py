@@ -47,6 +47,10 @@ LEAST_CONTROL = 64  # sequences: with fewer a standard error of accuracy is abov
 CAUSES = {
     "axes_swapped": ("axes_swapped", "Give --batch_first=false, or x.swapaxes(0, 1)."),
     "bad_values": ("bad_values", "Find where they come from; these sequences were left out."),
+    "missing_value_code": (
+        "bad_values",
+        "Put the feature's mean in its place, and give a feature that says where it stood.",
+    ),
     "label_in_inputs": ("label_in_inputs", "Drop that feature, unless it is known when the label is wanted."),
     "duplicates_across_split": ("duplicates_across_split", "Split before sequences are copied, and by origin."),
     "windows_overlap_labels": ("duplicates_across_split", "Split the series first, then cut it into windows."),
@@ -333,9 +337,10 @@ def findings(
     causal: labels that need later steps are meant so, as where the next step is to be foretold.
     """
     found = []
+    copes = looked is not None and looked.reached
     for name, (cause, remedy) in CAUSES.items():
         for note in notes:
-            if note.note == name:
+            if note.note == name and not (copes and name == "missing_value_code"):
                 text = f"{note.where[0].upper()}{note.where[1:]}."
                 found.append(Finding(cause, note.value, (note.value, note.value), text, remedy))
     on = (sees, "linear" if linear else "nonlinear") if sees else None

@@ -14,6 +14,7 @@ the comment says where it comes from.
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
 from typing import Any
@@ -30,6 +31,7 @@ HASHED_STEPS = 2**25  # 256 MiB of hashes
 # The chance that a check speaks up on data in which its fact does not hold.  There are some twenty
 # checks, so that one healthy data set in fifty would have a note, were every check at its limit.
 ALPHA = 1e-3
+CODE_TIMES = 5
 BATCH = 32  # the usual size of a batch: Keras' and this kit's default
 
 
@@ -344,7 +346,18 @@ def _scales(s: _Sample) -> Iterator[Note]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(spread > 0, distance / spread, 0)
     wild = np.flatnonzero(ratio > 300)
-    if len(wild):
+    codes = Counter[float]()
+    for f in wild:
+        codes.update(flat[np.abs(flat[:, f] - middle[f]) > 300 * spread[f], f].tolist())
+    # A number that was measured so far away seldom comes twice to the last digit.
+    code, times = max(codes.items(), key=lambda item: item[1], default=(0.0, 0))
+    if times >= CODE_TIMES and times > codes.total() / 2:
+        text = (
+            f"{_names(wild)}: {code:g} stands {times} times in the {flat.size:,} numbers that were looked at, and "
+        )
+        text += "nothing near it: a code for what is missing, taken for a measurement"
+        yield Note("missing_value_code", times / flat.size, text)
+    elif len(wild):
         f = int(ratio.argmax())
         places = np.argwhere(s.present)
         n, t = places[int(np.abs(flat[:, f] - middle[f]).argmax())]

@@ -51,6 +51,7 @@ MIN_SEQUENCES = 24  # eight a fold
 MAX_SEQUENCES = 48_000  # the standard error of a loss is then below 0.005 nats
 MAX_STEPS = 2**18
 MAX_VALUES = 2**25  # 128 MiB of inputs
+FAR = 500  # median distances from the median: no draw lies there (see `data_facts._scales`)
 SCALE_VALUES = 2**21  # of which the scale of each feature is taken
 MAX_TOKENS = 256  # one-hot; those beyond are one
 MAX_SLOPES = 2**17  # of a linear probe across steps, else it takes longer than all others together
@@ -135,11 +136,16 @@ def sample(arrays: Arrays, batch: Batch, seed: int = 0, scale: Scale | None = No
 def scale_of(x: np.ndarray, mask: np.ndarray) -> Scale:
     """Median and spread of each feature, without padding: steps all 0 that are not scored.
 
-    The spread of what never changes is 1."""
+    The spread of what never changes is 1; values far from all others, such as a code for what is
+    missing, are left out of it."""
     few = slice(None, None, max(1, x.size // SCALE_VALUES))  # in random order, as `sample` has them
     x = x[few][mask[few] | x[few].any(-1)]
-    spread = x.std(0, dtype=np.float64)
-    return np.median(x, 0), np.where(spread > 0, spread, 1)
+    middle = np.median(x, 0)
+    away = np.abs(x - middle)
+    usual = np.median(away, 0)
+    far = (away > FAR * usual) & (usual > 0)
+    spread = x.std(0, dtype=np.float64, where=~far) if far.any() else x.std(0, dtype=np.float64)
+    return middle, np.where(spread > 0, spread, 1)
 
 
 def prepared(x: np.ndarray, num_tokens: int | None, scale: Scale) -> np.ndarray:

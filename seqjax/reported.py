@@ -246,12 +246,23 @@ def wrong_losses(e: Evaluated) -> Iterator[Evaluation]:
         factors["divided by the number of steps again"] = 1 / steps
     for size in (b for b in BATCHES if b < n):
         factors[f"summed over a batch of {size}"] = float(size)
-        factors[f"summed over batches of {size} that were means already"] = float(math.ceil(n / size))
         factors[f"summed over a batch of {size} and its steps"] = size * scored
         factors[f"divided by the size of a batch of {size} again"] = 1 / size
     for words, factor in factors.items():
         if abs(factor - 1) > WORTH_IT:
             yield Evaluation(f"the loss {words}", mean * factor, error * factor)
+    # The mean of each batch, in the order of the data, the last one smaller: their sum is not n times the mean.
+    sums, counts = np.where(mask, losses, 0).sum(1), mask.sum(1)
+    for size in (b for b in BATCHES if b < n):
+        num_batches = math.ceil(n / size)
+        added = mean * num_batches
+        if e.complete:
+            starts = np.arange(0, n, size)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                added = float((np.add.reduceat(sums, starts) / np.add.reduceat(counts, starts)).sum())
+        words = f"the loss summed over batches of {size} that were means already"
+        yield Evaluation(words, added, error * num_batches)
+        yield Evaluation(f"{words}, divided by the number of sequences", added / n, error * num_batches / n)
 
 
 def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:

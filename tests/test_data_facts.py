@@ -391,6 +391,12 @@ def sentinel(rng: Rng, data: Data) -> Data:
     return data | {"x": x}
 
 
+def wild(rng: Rng, data: Data) -> Data:
+    x = data["x"].astype(float)
+    x[rng.random(x.shape) < 1e-3] *= 10_000
+    return data | {"x": x}
+
+
 def unscaled_validation(rng: Rng, data: Data) -> Data:
     data = _split_by_hand(data)
     x = data["x"].astype(float)
@@ -551,7 +557,8 @@ FAULTS: list[tuple[Callable[[Rng, Data], Data], str, list[Callable[[Rng], Data]]
     (padded_in_front, "unmasked_padding", [variable_length, variable_length_tokens]),
     (last_step_repeated, "unmasked_padding", [variable_length, variable_length_tokens]),
     (large_feature, "feature_scales", [gaussian, slow, bits, units, log_normal]),
-    (sentinel, "outliers", [gaussian, slow, bits, one_hot, by_season]),
+    (sentinel, "missing_value_code", [gaussian, slow, bits, one_hot, by_season]),
+    (wild, "outliers", [gaussian, slow, by_season]),
     (unscaled_validation, "validation_scale", [gaussian, slow, gaussian_200, windows, by_season]),
     (moved_validation, "validation_scale", [gaussian, slow, gaussian_200, bits, windows]),
     (lagged_features, "shifted_feature_copies", [*STEPS, bits]),
@@ -583,6 +590,7 @@ WITH = {
     "negative_labels": {"unlabelled_sequences"},
     "feature_scales": {"outliers"},
     "outliers": {"feature_scales"},
+    "missing_value_code": {"feature_scales"},
     "identical_inputs_disagree": {"duplicate_sequences", "duplicates_across_split"},
     # Less of the inputs is left, and it no longer gives the label.
     "shifted_feature_copies": {"identical_inputs_disagree"},

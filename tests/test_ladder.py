@@ -123,6 +123,18 @@ def test_features_are_scaled_by_what_is_no_padding():
     assert (kept[:, 2] == 0).all()
 
 
+def test_a_code_for_what_is_missing_does_not_change_the_scale():
+    rng = np.random.default_rng(8)
+    x = rng.normal(3, 2, (200, 5, 2))
+    coded = np.where(rng.random(x.shape) < 0.03, -9999, x)
+    for given in (x, coded):
+        read = arrays.load(x=given, y=(x[..., 0] > 3) * 1)
+        found, (middle, spread) = ladder.sample(read, read.train)
+        assert middle == pytest.approx([3, 3], abs=0.3)
+        assert spread == pytest.approx([2, 2], rel=0.1)
+    assert (found.inputs == -10).mean() == pytest.approx(0.03, abs=0.01)
+
+
 def test_a_sample_of_a_file_reads_its_own_rows_alone(tmp_path, monkeypatch):
     x, y = climbs.bits(np.random.default_rng(0), 2, 500)
     np.save(tmp_path / "x.npy", x)

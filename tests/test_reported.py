@@ -53,6 +53,18 @@ WRONG_LOSSES = {
     "summed over steps": (lambda raw, p, y: 6 * mean_loss(p, y), "logits", "metric_disagrees", "over the steps"),
     "summed over all": (lambda raw, p, y: y.size * mean_loss(p, y), "logits", "metric_disagrees", "all sequences"),
     "divided by a batch": (lambda raw, p, y: mean_loss(p, y) / 32, "logits", "metric_disagrees", "of 32"),
+    "batches added up": (
+        lambda raw, p, y: sum(mean_loss(p[n : n + 64], y[n : n + 64]) for n in range(0, len(y), 64)),
+        "logits",
+        "metric_disagrees",
+        "batches of 64 that were means",
+    ),
+    "batches over sequences": (
+        lambda raw, p, y: sum(mean_loss(p[n : n + 8], y[n : n + 8]) for n in range(0, len(y), 8)) / len(y),
+        "logits",
+        "metric_disagrees",
+        "divided by the number of sequences",
+    ),
     "bits": (lambda raw, p, y: bits(p, y), "probabilities", "metric_disagrees", "bits"),
     "pairs": (
         lambda raw, p, y: np.mean([mean_loss(p, np.roll(y, k, 0)) for k in range(len(y))]),

@@ -55,6 +55,14 @@ def log_of_zero(seed, wrong):
     return arrays(d, x=np.concatenate([d.given["x"], level[..., None]], -1).astype(np.float32))
 
 
+@case("bad_values", "arrays", "numpy")
+def not_measured_is_minus_9999(seed, wrong):
+    """Nothing is learnt of sensor data in which -9999 stands where nothing was measured."""
+    d = draw("own", seed, 1500, 6, 5, 3)
+    gaps = np.random.default_rng(seed).random(d.given["x"].shape) < 0.03
+    return arrays(d, x=np.where(gaps, np.float32(-9999 if wrong else 0), d.given["x"]))
+
+
 @case("labels_shifted", "arrays", "numpy")
 def labels_one_ahead(seed, wrong):
     """Windows whose targets start one step late; a model of each step by itself never gets anywhere."""
