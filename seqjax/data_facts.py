@@ -31,8 +31,11 @@ HASHED_STEPS = 2**25  # 256 MiB of hashes
 # The chance that a check speaks up on data in which its fact does not hold.  There are some twenty
 # checks, so that one healthy data set in fifty would have a note, were every check at its limit.
 ALPHA = 1e-3
-CODE_TIMES = 5
 BATCH = 32  # the usual size of a batch: Keras' and this kit's default
+# Spreads from the median.  The farthest of ten million draws lies 4 quartile spreads away for a Gaussian, 15 for
+# an exponential, 150 for a log-normal of sigma 1; a missing value coded as -999 or 1e6 lies beyond 700.
+WILD = 300
+CODE_TIMES = 5  # a number that was measured so far away seldom comes twice to the last digit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,21 +344,16 @@ def _scales(s: _Sample) -> Iterator[Note]:
     low, high = np.quantile(some, (0.25, 0.75), axis=0)
     spread = np.maximum(high - low, usual)  # the second where most values are one
     distance = np.maximum(flat.max(0) - middle, middle - flat.min(0))
-    # The farthest of ten million draws lies 4 quartile spreads from the median for a Gaussian, 15 for an
-    # exponential, 150 for a log-normal of sigma 1.  A missing value coded as -999 or 1e6 lies beyond 700.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(spread > 0, distance / spread, 0)
-    wild = np.flatnonzero(ratio > 300)
+    wild = np.flatnonzero(ratio > WILD)
     codes = Counter[float]()
     for f in wild:
-        codes.update(flat[np.abs(flat[:, f] - middle[f]) > 300 * spread[f], f].tolist())
-    # A number that was measured so far away seldom comes twice to the last digit.
+        codes.update(flat[np.abs(flat[:, f] - middle[f]) > WILD * spread[f], f].tolist())
     code, times = max(codes.items(), key=lambda item: item[1], default=(0.0, 0))
     if times >= CODE_TIMES and times > codes.total() / 2:
-        text = (
-            f"{_names(wild)}: {code:g} stands {times} times in the {flat.size:,} numbers that were looked at, and "
-        )
-        text += "nothing near it: a code for what is missing, taken for a measurement"
+        text = f"{_names(wild)}: {code:g} stands {times} times in the {flat.size:,} numbers that were looked at, "
+        text += "and nothing near it: a code for what is missing, taken for a measurement"
         yield Note("missing_value_code", times / flat.size, text)
     elif len(wild):
         f = int(ratio.argmax())

@@ -41,7 +41,7 @@ class Metrics(NamedTuple):
 
 def step_losses(logits_NxTxC: Array, labels_NxT: Array) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy in nats, and whether the likeliest class is the label: `[N, T]` each."""
-    # A sum over classes and no lookup: the gradient of that scatters, which is slow on CPUs.
+    # A sum over classes and no lookup, whose gradient scatters.
     log_p = jax.nn.log_softmax(logits_NxTxC)
     losses = -log_p.sum(-1, where=jax.nn.one_hot(labels_NxT, log_p.shape[-1], dtype=bool))
     return losses, logits_NxTxC.argmax(-1) == labels_NxT
