@@ -24,6 +24,7 @@ from seqjax.outputs import Outputs
 ROUNDING = 1e-6  # nats: of log-probabilities of float32 outputs
 ONE_BATCH = 32  # sequences that most trainings take at once
 FEWER = 4  # times fewer sequences, after which outputs are nearer to where they began
+STANDS = 0.05  # of a loss: by less no training moves in half its epochs that is on its way to 0
 REACHES = 2  # steps by which labels are shifted by mistake
 RESPONDS = WORTH_IT / 10  # nats by which outputs differ between inputs: with less they are as good as constant
 
@@ -138,6 +139,38 @@ def response(trial: Trial, shape: Shape) -> float:
 def few_updates(trainer: Trainer) -> Trial:
     """A training on as many sequences as one batch holds: the first loss it reports is that before any update."""
     return trainer.run(data.own, ONE_BATCH)
+
+
+def stopped(trainer: Trainer, own: Trial) -> Finding | None:
+    """Updates that come to nothing after the first few: a schedule that ended, as one counted in epochs does.
+
+    With a feature that is the label nothing is in the way of a lower loss.  If the reported one stands still for
+    the later half, far above 0, and a training of an update or so an epoch ends no higher, the others did nothing.
+    """
+    curve, losses, score = facts.course(own.losses), own.losses or [], own.score
+    if curve is None or score is None or not curve.finite or len(losses) < 4 or own.n < FEWER * ONE_BATCH:
+        return None
+    late = losses[len(losses) // 2 :]
+    if score.loss <= REACHED * score.prior or max(late) - min(late) > STANDS * score.loss:
+        return None
+    little = REACHED * score.prior
+    few = few_updates(trainer)
+    if abs(losses[-1] - score.loss) > little or held_down(few, own, trainer.shape):  # another loss, or a penalty
+        return None
+    if few.score is None or not few.losses or few.score.loss - score.loss > little:
+        return None
+    if few.losses[0] - few.losses[-1] <= little:  # nothing that it could have learnt
+        return None
+    text = (
+        f"One feature is the label: with {own.n} sequences the reported loss stands at {nats(losses[-1])} for the "
+        f"later half of {len(losses)} epochs, and the outputs have {nats(score.loss)}; with {few.n} sequences, an "
+        f"update or so an epoch, they have {nats(few.score.loss)}: what follows the first updates changes nothing."
+    )
+    remedy = (
+        "Look at the learning rate after the first epoch: a schedule counts updates. Give it epochs times batches "
+        "(in PyTorch call scheduler.step() once an epoch if it was meant in epochs)."
+    )
+    return finding("learning_rate_low", own, 0.0, text, remedy)
 
 
 def as_it_began(trainer: Trainer, few: Trial, own: Trial) -> bool:

@@ -27,6 +27,7 @@ from seqjax.control_failures import (
     knows_prior,
     meets_others,
     reversed_labels,
+    stopped,
 )
 from seqjax.control_findings import (
     batch_leak,
@@ -261,8 +262,10 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
             job.findings += at_chance(job.trainer, trial)
         job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
         return None
+    if stands := stopped(job.trainer, trial):
+        job.findings.append(stands)
     if found == "learning":
-        if too_slow(trial, 0.0, ratio):
+        if not stands and too_slow(trial, 0.0, ratio):
             moved = meets_others(job.trainer, size) if knows_prior(trial, job.trainer.shape) else []
             job.findings += (
                 moved or held_down(few_updates(job.trainer), trial, job.trainer.shape) or [slow(trial, ratio)]
@@ -341,7 +344,8 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
     assert trial.score is not None
     rise = trial.score.loss - reachable
     half_lost = not math.isfinite(rise) or rise > (trial.score.prior - reachable) / 2
-    if found != "passed" and half_lost and state(own.score, 0.0) == "passed":
+    few = any(f.cause == "learning_rate_low" for f in job.findings)  # too few updates at any scale
+    if found != "passed" and half_lost and state(own.score, 0.0) == "passed" and not few:
         centre, spread = job.trainer.shape.scale
         text = (
             f"One feature is the label; at unit scale it is learnt (loss {nats(own.score.loss)}), at the scale of "

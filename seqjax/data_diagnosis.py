@@ -514,20 +514,19 @@ def _unrelated(arrays: Arrays, climbed: Ladder, seed: int) -> list[Finding]:
     reach = next(r.reach for r in climbed.rungs if (r.rung, r.family) == best)
     if prior < 5 * WORTH_IT or size + 1.96 * error > WORTH_IT:
         return []
-    shift, text = alignment.find_shift(arrays, seed), "No input tells anything about the labels"
-    if reach > ladders.SETTLED and shift is None:  # they may hang on inputs in a way that is hard to learn
+    moved, text = alignment.find_pairing(arrays, seed), "No input tells anything about the labels"
+    if reach > ladders.SETTLED and moved is None:  # they may hang on inputs in a way that is hard to learn
         agree, chance, wide = _neighbours(arrays)
         if agree - chance <= SIGMAS * wide:
             return []
         text += f", though they are no noise: {agree:.0%} are that of the step before, {chance:.0%} by chance"
-    elif shift is None and gain(climbed, *blind)[0] > WORTH_IT:
+    elif moved is None and gain(climbed, *blind)[0] > WORTH_IT:
         return []  # what the position tells need not stand in the inputs
     text += f"; the best probe gains {nats(max(size, 0.0))} nats."
     remedy = "Look whether inputs and labels were shuffled apart, or are two different sets."
-    if shift is not None:
-        where = f"{abs(shift.sequences)} {'later' if shift.sequences > 0 else 'earlier'}"
-        text += f" With the labels of the sequence {where} the loss would be {nats(shift.loss)} or less."
-        remedy = f"Align them: y = np.roll(y, {-shift.sequences}, 0), or mend what moved them apart."
+    if moved is not None:
+        text += f" With {moved.pairing.where} the loss would be {nats(moved.loss)} or less."
+        remedy = f"Align them: {moved.pairing.remedy}; or mend what moved them apart."
     return [Finding("labels_unrelated", prior - size, (prior - size - 1.96 * error, prior), text, remedy)]
 
 

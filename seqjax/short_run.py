@@ -165,6 +165,8 @@ def no_gradient(seen: Seen) -> Finding | None:
             "Use what {} makes, or take it out; see whether its inputs are all 0.",
         ),
     )
+    moves = [of[when]["swap"][1:] for of in seen.influences for when in ("before", "after")]
+    blind = bool(seen.needs) and seen.over is not None and not any(most(curve) for curve in moves)
     for cause, paths, what, remedy in remedies:
         if any(first[path].ndim >= 2 for path in paths):
             share = sum(first[path].size for path in paths) / sum(leaf.size for leaf in first.values())
@@ -174,8 +176,24 @@ def no_gradient(seen: Seen) -> Finding | None:
                 f"The gradient of {share:.0%} of the parameters (value: the share) is exactly 0 on all sequences, "
                 f"before and after {seen.updates} updates from {len(runs)} initialisations: {what.format(names)}."
             )
+            if paths and paths[0] in apart and blind:
+                return _nothing_handed_on(seen, text, names)
             return Finding(cause, share, (share, share), text, remedy.format(names))
     return None
+
+
+def _nothing_handed_on(seen: Seen, text: str, names: str) -> Finding:
+    """Weights that no output moves with, of a model that sees no other step though the labels need some."""
+    assert seen.over is not None
+    return Finding(
+        "history_unused",
+        seen.over,
+        seen.loss.ci95(seen.floor or 0.0),
+        f"No output moves with the inputs of other steps, which the labels need; {seen.left}. "
+        f"{text.replace(' (value: the share)', '')}",
+        f"See that each step is given what the one before made of the state, which {names} should read: in "
+        f"lax.scan the body returns the new state first, in a loop it is assigned.",
+    )
 
 
 def cut_between_steps(seen: Seen) -> Finding | None:

@@ -106,6 +106,12 @@ def _all_pairs(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None
     return -(o.log_p @ (counts / counts.sum()))
 
 
+def _all_steps(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """Every output against the labels of all scored steps of its sequence: a mean over these."""
+    counts = ((y[..., None] == np.arange(o.log_p.shape[-1])) & mask[..., None]).sum(1)
+    return -np.einsum("ntc,nc->nt", o.log_p, counts / np.maximum(counts.sum(1, keepdims=True), 1))
+
+
 def _viewed(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """The class axis brought before the steps by a view: the same numbers, read as other steps and classes."""
     n, steps, classes = o.raw.shape
@@ -147,6 +153,9 @@ FORMS = (
          "the numbers, and mixes steps with classes."),
     Form("wrong_loss", _all_pairs, "the mean over all pairs of outputs and labels, as broadcasting makes it",
          "Give outputs and labels one shape before the loss: [M, 1] against [M] broadcasts to [M, M]."),
+    Form("wrong_loss", _all_steps, "the labels of all steps of a sequence held against each of its outputs",
+         "Take of each step the entry of its own label: log_p[:, y] takes those of all labels for every step; "
+         "use take_along_axis, or log_p[arange(len(y)), y]."),
 )  # fmt: skip
 
 

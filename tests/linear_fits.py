@@ -57,6 +57,12 @@ def all_pairs(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return float(-(log_p * mean).sum() / size), (np.exp(log_p) - mean) / size
 
 
+def all_steps(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """log_p[:, y] of each sequence: every output against the labels of all steps."""
+    log_p, mean = log_softmax(z), np.repeat(hot(y, z.shape[-1]).mean(1, keepdims=True), z.shape[1], 1)
+    return float(-(log_p * mean).sum() / mask.size), (np.exp(log_p) - mean) / mask.size
+
+
 def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """The logarithm of raw outputs, which may be negative."""
     weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
@@ -85,6 +91,7 @@ def training(
     bias_alone: bool = False,
     decay: float = 0.0,
     halves: bool = False,
+    ends: int = 0,
     never_cleared: bool = False,
     keep: bool = True,
     losses_too: bool = True,
@@ -96,6 +103,7 @@ def training(
     see: offsets of the steps that an output sees.  of_data: what the training makes of its arrays.  shown: what
     predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained.
     decay: of a penalty on squared weights, which is part of the reported loss.  halves: the rate, at each update.
+    ends: updates over which the rate falls to 0.
     """
 
     def fit(x: Array, y: Array, mask: Array) -> Any:
@@ -117,7 +125,7 @@ def training(
             order, values = rng.permutation(len(x)), []
             for rows in np.split(order, range(batch, len(x), batch)):
                 value, slope = loss(x[rows] @ w + b, y[rows], mask[rows])
-                now = rate / 2**updates if halves else rate
+                now = rate / 2**updates if halves else rate * max(0.0, 1 - updates / ends) if ends else rate
                 updates += 1
                 values.append(value + decay * (w**2).sum() / 2)
                 step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])

@@ -142,6 +142,16 @@ def test_a_layer_whose_outputs_are_not_used_is_found_where_the_loss_could_be_low
     assert "no output moves with" in result.findings[0].evidence
 
 
+def test_a_state_that_is_not_handed_on():
+    """Recurrent weights that no output moves with, and labels that need the step before."""
+    x, y = zoo.earlier_step(steps=3)
+    [found] = of(zoo.SimpleRecurrence(forgets=True), x, y, needs=1, floor=0.0).findings
+    assert found.cause == "history_unused"
+    assert "No output moves with the inputs of other steps" in found.evidence
+    assert "SimpleCell_0/h/kernel" in found.evidence
+    assert found.ci95[0] < found.value < found.ci95[1]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("detached", "expected"), [(True, ["does_not_train"]), (False, [])])
 def test_a_gradient_that_is_cut_between_steps(detached, expected):

@@ -115,16 +115,18 @@ class LinearRecurrence(nn.Module):
 
 
 class SimpleRecurrence(nn.Module):
-    """A tanh recurrence; `detached` stops the gradient from step to step."""
+    """A tanh recurrence; `detached` stops the gradient from step to step, `forgets` hands the old state on."""
 
-    detached: bool
+    detached: bool = False
+    forgets: bool = False
 
     @nn.compact
     def __call__(self, x):
         cell, out = nn.SimpleCell(32), []
         state = jnp.zeros((len(x), 32))
         for t in range(x.shape[1]):
-            state, h = cell(jax.lax.stop_gradient(state) if self.detached else state, x[:, t])
+            new, h = cell(jax.lax.stop_gradient(state) if self.detached else state, x[:, t])
+            state = state if self.forgets else new
             out.append(h)
         return nn.Dense(2)(jnp.stack(out, 1))
 

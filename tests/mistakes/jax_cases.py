@@ -281,6 +281,23 @@ def squares_that_broadcast(seed, wrong):
 
 
 @case("wrong_loss", "fit", "jax")
+def labels_as_indices(seed, wrong):
+    """log_p[:, y] of one sequence, under vmap: every output is asked for the labels of all its steps."""
+    d = draw("own", seed, 1600, 4, 6, 3)
+    net = layered(6, 24, 3)
+
+    def loss(z, y, mask):
+        def of_one(z, y, mask):
+            log_p = jax.nn.log_softmax(z)
+            found = log_p[:, y].mean(1) if wrong else log_p[jnp.arange(len(y)), y]
+            return -(found * mask).sum() / mask.sum()
+
+        return jax.vmap(of_one)(z, y, mask).mean()
+
+    return fits(d, net, seed, loss)
+
+
+@case("wrong_loss", "fit", "jax")
 def gradients_added(seed, wrong):
     """params + rate * grads: the loss climbs, accuracy falls below chance."""
     d = draw("latch", seed, 1400, 5, 6, 2)
@@ -356,6 +373,38 @@ def sgd_at_1e_5(seed, wrong):
     """optax.sgd(1e-5)."""
     d = draw("own", seed, 2000, 3, 6, 2)
     return fits(d, layered(6, 24, 2), seed, tx=optax.sgd(1e-5 if wrong else 0.3))
+
+
+@case("learning_rate_low", "fit", "jax")
+def schedule_in_epochs(seed, wrong):
+    """A cosine decay over as many steps as there are epochs; an Optax schedule counts updates."""
+    d = draw("own", seed, 1900, 5, 7, 3)
+    epochs = 12
+    tx = optax.adam(optax.cosine_decay_schedule(5e-3, epochs if wrong else epochs * 1900 // 50))
+    return fits(d, layered(7, 24, 3), seed, tx=tx, epochs=epochs)
+
+
+@case("learning_rate_low", "fit", "jax")
+def nnx_schedule_in_epochs(seed, wrong):
+    """The same with a linear decay, NNX and a batch that is not a part of the whole."""
+    d = draw("latch", seed, 1700, 6, 6, 2)
+    epochs, batch = 15, 64
+
+    class Recurrence(nnx.Module):
+        def __init__(self, rngs):
+            self.rnn = nnx.RNN(nnx.GRUCell(6, 20, rngs=rngs))
+            self.head = nnx.Linear(20, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.rnn(x, initial_carry=jnp.zeros((len(x), 20))))
+
+    graph, _, rest = nnx.split(Recurrence(nnx.Rngs(0)), nnx.Param, ...)
+    net = Net(
+        lambda key: nnx.state(Recurrence(nnx.Rngs(key)), nnx.Param), lambda p, x: nnx.merge(graph, p, rest)(x)
+    )
+    updates = epochs if wrong else epochs * len(d.given["x"]) // batch
+    tx = optax.adam(optax.linear_schedule(1e-2, 0.0, updates))
+    return fits(d, net, seed, tx=tx, epochs=epochs, batch=batch)
 
 
 @case("stuck_at_prior", "model", "jax")
@@ -634,6 +683,23 @@ def recurrence_at_nothing(seed, wrong):
         return 4 * out.swapaxes(0, 1) @ p["out"]
 
     return models(d, (init, apply))
+
+
+@case("history_unused", "model", "jax", also=("unseen_steps",))
+def old_carry_handed_on(seed, wrong):
+    """return h, new in the body of lax.scan: every step begins with zeros, recurrent weights do nothing."""
+    d = draw("latch", seed, 1800, 5, 6, 3)
+    net = recurrent(6, 3)
+
+    def apply(p, x):
+        def move(h, x):
+            new = jnp.tanh(x @ p["in"] + h @ p["back"])
+            return (h if wrong else new), new
+
+        _, out = jax.lax.scan(move, jnp.zeros((len(x), 24)), x.swapaxes(0, 1))
+        return out.swapaxes(0, 1) @ p["out"] + p["b"]
+
+    return models(d, (net.init, apply))
 
 
 @case("unseen_steps", "model", "jax")

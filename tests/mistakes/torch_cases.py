@@ -270,6 +270,23 @@ def two_steps_in_all(seed, wrong):
     return fits(d, lambda: Recurrent(6, 2), seed, **how)
 
 
+@case("learning_rate_low", "fit", "torch")
+def scheduler_in_the_inner_loop(seed, wrong):
+    """scheduler.step() after every batch, its step_size meant in epochs: a tenth of the rate every 8 updates."""
+    d = draw("held1", seed, 1500, 4, 6, 2)
+
+    def fit(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Any:
+        torch.manual_seed(seed)
+        net = Recurrent(6, 2)
+        optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimiser, 8 if wrong else 8 * -(-len(x) // 50))
+        optimiser.register_step_post_hook(lambda *_: scheduler.step())
+        losses = loop(net, x, y, mask, optimiser=optimiser)
+        return reader(net), losses
+
+    return Given(d.given | {"fit": fit}, d.test)
+
+
 @case("stuck_at_prior", "fit", "torch")
 def all_weights_zero(seed, wrong):
     """Weights initialised to 0 'to be neutral': only the last bias ever moves."""
