@@ -19,6 +19,7 @@ from seqjax.config import Config
 
 SIZES = (500, 2_000, 5_000, 20_000)
 FEATURES = 10
+PROGRAMS = 32  # kept at most: each takes a part of the memory maps that a process may have
 
 
 def built_once(build: Callable[..., probes.Probes]) -> Callable[..., probes.Probes]:
@@ -29,6 +30,8 @@ def built_once(build: Callable[..., probes.Probes]) -> Callable[..., probes.Prob
     def cached(net: Any, how: Any, *given: Any) -> probes.Probes:
         key = net, how, *((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(given))
         if key not in programs:
+            if len(programs) >= PROGRAMS:
+                programs.pop(next(iter(programs)))
             programs[key] = build(net, how, *given)
         return programs[key]
 

@@ -48,6 +48,8 @@ def ladders_climbed_once(monkeypatch):
         return known[id(climbed)]
 
     monkeypatch.setattr(step_swaps, "dependence", once)
+    yield
+    jax.clear_caches()  # a hundred cases in one process would use up its memory maps
 
 
 def judge(case: Case, seed: int = 0) -> None:

@@ -92,6 +92,15 @@ def off_by_one_row(seed, wrong):
     return arrays(d, y=np.roll(d.given["y"], 1, 0) if wrong else d.given["y"])
 
 
+@case("labels_unrelated", "arrays", "numpy")
+def files_sorted_as_text(seed, wrong):
+    """Features from sorted(glob("*.npy")): 0, 1, 10, 100; targets from a table in the order of numbers."""
+    d = draw("held1", seed, 2100, 5, 6, 3)
+    names = sorted(f"{number}.npy" for number in range(2100))
+    order = [int(name.removesuffix(".npy")) for name in names]
+    return arrays(d, x=d.given["x"][order], y=d.given["y"] if wrong else d.given["y"][order])
+
+
 @case("labels_repeat_one_step", "arrays", "numpy")
 def last_label_everywhere(seed, wrong):
     """TimeDistributed(Dense) stuck at 0.6 with two steps: y[i, :] assigned inside the loop over steps."""
