@@ -64,12 +64,12 @@ def find_pairing(arrays: Arrays, seed: int = 0) -> Found | None:
     tried = pairings(n)
     rng = np.random.default_rng(seed)
     size = min([SEQUENCES, *(len(pairing.inputs) for pairing in tried)]) // ladder.FOLDS * ladder.FOLDS
+    parts = Part(*(part[:1] for part in ladder.parts_of(size, steps)[0]))
+    sights = ladder.sights_of(steps, ("all" if steps > 1 else "own_step",))
+    z = NormalDist().inv_cdf(1 - ALPHA / 2 / len(tried))
     best, program = None, None
     for pairing in tried:
         data = paired(arrays, pairing, rng.permutation(len(pairing.inputs))[:size])
-        parts, _ = ladder.parts_of(size, steps)
-        parts = Part(*(part[:1] for part in parts))
-        sights = ladder.sights_of(steps, ("all" if steps > 1 else "own_step",))
         if program is None:
             how = Training(int(np.clip(512 // steps, 8, 64)), 192, 4e-3, 0.3)
             program = probes.build(PooledProbe(arrays.num_classes), how, data, parts, sights, None)
@@ -82,7 +82,6 @@ def find_pairing(arrays: Arrays, seed: int = 0) -> Found | None:
         known = of_labels(np.broadcast_to(guessing, log_p.shape), labels)
         gains = np.where(mask, of_labels(log_p, labels) - known, 0).sum(1)
         gain, error = gains.sum() / mask.sum(), gains.std() * np.sqrt(len(gains)) / mask.sum()
-        z = NormalDist().inv_cdf(1 - ALPHA / 2 / len(tried))
         if gain > max(WORTH_IT, z * error) and (best is None or gain > best[0]):
             best = (gain, Found(pairing, float(-known[mask].mean() - gain)))
     return best[1] if best is not None else None

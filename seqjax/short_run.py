@@ -98,6 +98,10 @@ class Seen(NamedTuple):
             f"after {self.updates} updates the loss is {self.over or 0.0:.3f} nats above {self.floor or 0.0:.3f}"
         )
 
+    def above(self, cause: str, text: str, remedy: str) -> Finding:
+        """A cause to which all is laid that the loss has above the floor."""
+        return Finding(cause, self.over or 0.0, self.loss.ci95(self.floor or 0.0), text, remedy)
+
     def better(self, *ways: str) -> tuple[float, tuple[float, float], str] | None:
         """The first of some other starts that gains for sure: nats, their interval, and in words."""
         for way in ways:
@@ -143,6 +147,8 @@ def no_gradient(seen: Seen) -> Finding | None:
             cut.append(path)
         elif moved == 0 and lab.train.labels.shape[1] > 1 and (seen.over is not None or seen.floor is None):
             apart.append(path)  # of one step no recurrence is used, and what is spare does no harm
+    moves = [of[when]["swap"][1:] for of in seen.influences for when in ("before", "after")]
+    blind = bool(seen.needs) and seen.over is not None and not any(most(curve) for curve in moves)
     remedies = (
         (
             "does_not_train",
@@ -159,41 +165,31 @@ def no_gradient(seen: Seen) -> Finding | None:
             "input, may start at 0.",
         ),
         (
-            "does_not_train",
+            "history_unused" if blind else "does_not_train",
             apart,
             "no output moves with {}",
-            "Use what {} makes, or take it out; see whether its inputs are all 0.",
+            "See that each step is given what the one before made of the state, which {} should read: in lax.scan "
+            "the body returns the new state first, in a loop it is assigned."
+            if blind
+            else "Use what {} makes, or take it out; see whether its inputs are all 0.",
         ),
     )
-    moves = [of[when]["swap"][1:] for of in seen.influences for when in ("before", "after")]
-    blind = bool(seen.needs) and seen.over is not None and not any(most(curve) for curve in moves)
     for cause, paths, what, remedy in remedies:
         if any(first[path].ndim >= 2 for path in paths):
             share = sum(first[path].size for path in paths) / sum(leaf.size for leaf in first.values())
             paths = sorted(paths, key=list(first).index)
             names = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
             text = (
-                f"The gradient of {share:.0%} of the parameters (value: the share) is exactly 0 on all sequences, "
-                f"before and after {seen.updates} updates from {len(runs)} initialisations: {what.format(names)}."
+                f"is exactly 0 on all sequences, before and after {seen.updates} updates from {len(runs)} "
+                f"initialisations: {what.format(names)}."
             )
-            if paths and paths[0] in apart and blind:
-                return _nothing_handed_on(seen, text, names)
+            of = f"The gradient of {share:.0%} of the parameters"
+            if cause == "history_unused":
+                blindness = f"No output moves with the inputs of other steps, which the labels need; {seen.left}."
+                return seen.above(cause, f"{blindness} {of} {text}", remedy.format(names))
+            text = f"{of} (value: the share) {text}"
             return Finding(cause, share, (share, share), text, remedy.format(names))
     return None
-
-
-def _nothing_handed_on(seen: Seen, text: str, names: str) -> Finding:
-    """Weights that no output moves with, of a model that sees no other step though the labels need some."""
-    assert seen.over is not None
-    return Finding(
-        "history_unused",
-        seen.over,
-        seen.loss.ci95(seen.floor or 0.0),
-        f"No output moves with the inputs of other steps, which the labels need; {seen.left}. "
-        f"{text.replace(' (value: the share)', '')}",
-        f"See that each step is given what the one before made of the state, which {names} should read: in "
-        f"lax.scan the body returns the new state first, in a loop it is assigned.",
-    )
 
 
 def cut_between_steps(seen: Seen) -> Finding | None:
@@ -205,10 +201,8 @@ def cut_between_steps(seen: Seen) -> Finding | None:
     moved = min(most(read["swap"][1:]) for read in reads)
     if pulled > 0 or not moved > VISIBLE:
         return None
-    return Finding(
+    return seen.above(
         "does_not_train",
-        seen.over,
-        seen.loss.ci95(seen.floor or 0.0),
         f"The outputs move with the inputs of other steps, but the gradient from there is exactly 0, at every "
         f"distance and from all {len(seen.runs)} initialisations; {seen.left}.",
         "Let gradients through from step to step: no stop_gradient, detach or rounding of what a step hands on.",
@@ -414,10 +408,8 @@ def stuck_at_prior(seen: Seen) -> Finding | None:
     """No better than guessing, where more can be had."""
     if seen.over is None or seen.gain.mean > SIGMAS * seen.gain.se:
         return None
-    return Finding(
+    return seen.above(
         "stuck_at_prior",
-        seen.over,
-        seen.loss.ci95(seen.floor or 0.0),
         f"After {seen.updates} updates from {len(seen.runs)} initialisations the loss is {seen.loss.mean:.3f}, no "
         f"better than guessing by class frequencies; what this model sees allows {seen.floor or 0.0:.3f}.",
         "Train on 32 sequences until they are known by heart: what fails there is in the model, not in the data. "

@@ -125,7 +125,9 @@ def training(
             order, values = rng.permutation(len(x)), []
             for rows in np.split(order, range(batch, len(x), batch)):
                 value, slope = loss(x[rows] @ w + b, y[rows], mask[rows])
-                now = rate / 2**updates if halves else rate * max(0.0, 1 - updates / ends) if ends else rate
+                now = rate * (0.5**updates if halves else 1.0)
+                if ends:
+                    now *= max(0.0, 1 - updates / ends)
                 updates += 1
                 values.append(value + decay * (w**2).sum() / 2)
                 step = np.concatenate([np.tensordot(x[rows], slope, ((0, 1), (0, 1))), slope.sum((0, 1))[None]])
