@@ -14,7 +14,7 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.batch import Batch
 from seqjax.control_data import Shape
-from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow
+from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow, state
 from seqjax.control_trials import Trainer, Trial
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, nats
@@ -107,6 +107,62 @@ def meets_others(trainer: Trainer, n: int) -> list[Finding]:
             trial = trainer.run(data.shifted(lambda shape, back=back: back), n)
             if elsewhere := shifted(trainer, trial):
                 return [of_own_feature(trial, *elsewhere)]
+    return []
+
+
+def next_sequences(batch: Batch) -> Batch:
+    """Each scored step has the label of one in the next sequence."""
+    labels = batch.labels.copy()
+    labels[batch.mask] = np.roll(labels[batch.mask], -labels.shape[1])
+    return batch._replace(labels=labels)
+
+
+def next_steps(batch: Batch) -> Batch:
+    """Each scored step has the label of the next one in its sequence, the last that of the first."""
+    labels = batch.labels.copy()
+    for row, scored in zip(labels, batch.mask, strict=True):
+        row[scored] = np.roll(row[scored], -1)
+    return batch._replace(labels=labels)
+
+
+def holds_all_labels(trainer: Trainer, own: Trial) -> list[Finding]:
+    """Where a loss holds each output against the labels of many steps, it matters not which of them is its own.
+
+    Trained on the labels of the next steps or sequences, outputs then know of the true ones what they know when
+    trained on these: for sure they lose less than half of it.  Knowledge that was there by accident before any
+    training would be wrong with labels the other way round.  Asked where outputs know something and lack
+    something, unless they pass and the reported loss is theirs.
+    """
+    score, shape = own.score, trainer.shape
+    if score is None or own.outputs is None or not REACHED * score.prior < score.loss < score.prior:
+        return []
+    told = facts.told(own.losses, own.outputs, own.test) if own.losses else None
+    explained = told is not None and (told.form is None or told.form.cause != "wrong_loss")
+    if explained and state(score, 0.0) == "passed":
+        return []
+    flipped = trainer.run(data.own, own.n, reversed_labels(shape))
+    if flipped.score is None or state(flipped.score, 0.0) == "chance":
+        return []
+    labels, mask = np.asarray(own.test.labels), np.asarray(own.test.mask)
+    known = of_labels(own.outputs.log_p, labels)
+    ways = [("sequence", next_sequences, "[M, 1] against [M] broadcasts to [M, M]; give both one shape")]
+    if (mask.sum(1) > 1).mean() > 1 - REACHED:
+        ways.append(
+            ("step", next_steps, "log_p[:, y] takes the labels of all steps for each; use take_along_axis")
+        )
+    for of, change, mistake in ways:
+        other = trainer.run(data.own, own.n, change)
+        if other.predict is None:
+            continue
+        without = of_labels(trainer.read(other.predict, own.test.inputs).log_p, labels)
+        lost, error = facts.mean_and_error(known - without, mask)
+        if lost + SIGMAS * error < (score.prior - score.loss) / 2:
+            text = (
+                f"the outputs have {nats(score.loss)}, and trained on the labels of the next {of} "
+                f"{nats(score.loss + lost)} for their own (guessing {nats(score.prior)}): the loss does not hold "
+                f"each output against its own label"
+            )
+            return [of_own_feature(own, "wrong_loss", text, f"Look at the shapes in the loss: {mistake}.")]
     return []
 
 
@@ -255,7 +311,8 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     few = few_updates(trainer)
     if held := held_down(few, own, shape):
         return held
-    if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape):
+    before = few.losses[0] if few.losses and math.isfinite(few.losses[0]) else 0.0
+    if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape, before):
         return [hot]
     jumps = curve is not None and curve.jump > REACHED * score.prior
     if score.loss > 2 * math.log(shape.num_classes) or (jumps and score.loss > score.prior + WORTH_IT):

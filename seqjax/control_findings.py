@@ -60,14 +60,19 @@ def counted(loss: float) -> str:
 
 
 def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
-    """A wrong form of the loss that explains what was reported on two controls or more, and no other does."""
+    """A wrong form of the loss that explains what was reported on two controls or more, and no other does.
+
+    Beside outputs that name nine tenths rightly any loss may be near 0, squares and others too: that says nothing.
+    """
     found: dict[str, list[tuple[str, Trial, facts.Told]]] = {}
     for name, trial in trials:
-        if (
-            trial.losses
-            and trial.outputs is not None
-            and (told := facts.told(trial.losses, trial.outputs, trial.test))
-        ):
+        score = trial.score
+        if not trial.losses or trial.outputs is None or score is None:
+            continue
+        named = score.accuracy >= 1 - REACHED * (1 - score.commonest)
+        if named and abs(trial.losses[-1]) <= REACHED * score.prior:
+            continue
+        if told := facts.told(trial.losses, trial.outputs, trial.test):
             found.setdefault(told.form.cause if told.form else "", []).append((name, trial, told))
     found.pop("", None)
     if len(found) != 1:
@@ -91,12 +96,13 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
     ]
 
 
-def overshoot(trials: list[tuple[str, Trial]], shape: Shape) -> Finding | None:
+def overshoot(trials: list[tuple[str, Trial]], shape: Shape, before: float = 0.0) -> Finding | None:
     """An epoch whose mean loss is three times that of outputs that say nothing, on two controls or more.
 
-    One that falls in every epoch is thrown about by nothing: it may hold a penalty.
+    One that falls in every epoch is thrown about by nothing: it may hold a penalty.  before: the loss before any
+    update, where it is known; by what it is no more than that nothing was thrown about.
     """
-    limit = 3 * math.log(shape.num_classes)
+    limit = max(3 * math.log(shape.num_classes), (1 + REACHED) * before)
     high = [
         (max(trial.losses), name, trial)
         for name, trial in trials
@@ -129,7 +135,7 @@ def slow(trial: Trial, ratio: float) -> Finding:
         "learning_rate_low",
         trial,
         0.0,
-        f"One feature is the label: the reported loss falls in every epoch, by {fell:.1g} nats, and is "
+        f"One feature is the label: the reported loss falls by {fell:.1g} nats an epoch, and is "
         f"{nats(curve.last)} after {epochs} epochs of {trial.n} sequences"
         + (f"; {ratio:.0f} times as many, as in your data, would not halve it" if ratio > 1 else "")
         + ".",
@@ -163,8 +169,9 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
 
     Sequences are the same ones again and again with other labels, so that nothing can be learnt by heart: no
     training that does not see the labels gets below their entropy, given the input, in any epoch.  A loss on
-    another scale would look the same; so it has to fall as far as where the label is a feature, or to agree
-    with the outputs' loss on a control whose loss stays high.
+    another scale (squares, a focal loss) would look the same; so it has to fall as far as where the label is a
+    feature, by nine tenths and to less than half, or to agree with the outputs' loss on a control whose loss
+    stays high.
     """
     if not random.losses or not own.losses or not all(map(math.isfinite, random.losses + own.losses)):
         return None
@@ -178,12 +185,13 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
         t.score is not None
         and t.score.loss > 0.5 * t.score.prior
         and t.losses
-        and t.outputs is not None
-        and (told := facts.told(t.losses, t.outputs, t.test)) is not None
-        and told.form is None
+        and abs(t.losses[-1] - t.score.loss) <= max(WORTH_IT, REACHED * t.score.prior)
         for t in others
     )
-    if prior - last <= margin or not (scale_known or abs(last - own.losses[-1]) <= margin):
+    learnt = own.losses[-1]
+    fell = max(random.losses) - learnt
+    as_far = learnt < fell and abs(last - learnt) <= REACHED * fell
+    if prior - last <= margin or not (scale_known or as_far):
         return None
     value = prior - last
     return Finding(
@@ -203,11 +211,11 @@ CLEAR = f"{facts.LOWER} And look whether gradients are cleared before each updat
 def unstable(random: Trial) -> Finding | None:
     """Labels at random, of which nothing can be learnt: does training end far above guessing, or rise?"""
     score, curve = random.score, facts.course(random.losses)
-    if score is None:
+    if score is None or random.outputs is None:
         return None
-    last = curve.last if curve and curve.finite else -math.inf
     finite = score.finite and (curve is None or curve.finite)
-    worst = max(score.loss - SIGMAS * score.error, last) if finite else math.inf
+    # By the outputs: a reported loss may be on another scale (squares, smoothed labels).
+    worst = score.loss - SIGMAS * score.error if finite else math.inf
     # On labels that are noise a training settles.  One that begins near guessing and rises has updates that grow;
     # one whose updates are too large is far above from the start.
     rising = (
@@ -217,7 +225,9 @@ def unstable(random: Trial) -> Finding | None:
         and len(random.losses or []) > 3
         and is_worth(curve.last - max(curve.first, score.prior), curve.unsteady)
     )
-    if not rising and (worst <= score.prior * (1 + REACHED) or (curve and curve.steady)):
+    # Outputs that are thrown about are sure of what is wrong, and have more than those that say nothing.
+    settled = worst <= max(score.prior * (1 + REACHED), math.log(random.outputs.log_p.shape[-1]))
+    if not rising and (settled or (curve and curve.steady)):
         return None
     if not finite:
         return Finding(
@@ -227,7 +237,7 @@ def unstable(random: Trial) -> Finding | None:
             "Labels drawn at random, of which nothing can be learnt: losses or outputs become infinite.",
             facts.LOWER,
         )
-    high = max(score.loss, last)
+    high = max(score.loss, curve.last if rising and curve else score.loss)
     value = high - score.prior
     ci95 = interval(value, score.error)
     text = (

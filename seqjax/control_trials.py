@@ -1,6 +1,6 @@
 """One training on one control: run, scored, and what its outputs see.
 
-Imports `adapters`, `batch`, `control_data`, `findings`, `training_facts` and `user_code`.
+Imports `adapters`, `batch`, `control_data`, `findings`, `observed`, `training_facts` and `user_code`.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from seqjax.adapters import Outputs, as_predict, read_outputs
 from seqjax.batch import Batch
 from seqjax.control_data import Shape, View
 from seqjax.findings import SIGMAS
+from seqjax.observed import REACHED
 from seqjax.training_facts import Score
 from seqjax.user_code import one_line
 
@@ -35,6 +36,10 @@ class Trial(NamedTuple):
     score: Score | None
     error: str | None
     seconds: float
+
+    def divided(self, per: float) -> "Trial":
+        """With reported losses so many times smaller."""
+        return self._replace(losses=self.losses and [loss / per for loss in self.losses])
 
 
 # --- One training ------------------------------------------------------------------------------------------------
@@ -61,12 +66,13 @@ def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[flo
 
 
 class Trainer(NamedTuple):
-    """A person's fit and the shape of its data."""
+    """A person's fit and the shape of its data.  per: reported losses are sums over so many steps."""
 
     fit: Fit
     shape: Shape
     seed: int
     scaled: bool = False
+    per: float = 1.0
 
     @property
     def num_test(self) -> int:
@@ -90,11 +96,21 @@ class Trainer(NamedTuple):
         predict = losses = outputs = score = error = None
         try:
             predict, losses = train(self.fit, batch)
+            losses = losses and [loss / self.per for loss in losses]
             outputs = self.read(predict, test.inputs)
             score = facts.score(outputs, test)
         except Exception as problem:  # whatever somebody's own code may raise
             error = one_line(str(problem)) or type(problem).__name__
         return Trial(n, test, predict, losses, outputs, score, error, time.perf_counter() - started)
+
+
+def steps_summed(trial: Trial) -> float:
+    """How many steps a reported loss is summed over, where it is that of the outputs so many times; else 1."""
+    steps = float(np.asarray(trial.test.mask).sum(1).mean())
+    if not trial.losses or trial.score is None or trial.score.loss < REACHED * trial.score.prior or steps < 1.5:
+        return 1.0
+    sums = steps * trial.score.loss
+    return steps if abs(trial.losses[-1] - sums) <= REACHED * sums else 1.0
 
 
 # --- What a fitted model sees ------------------------------------------------------------------------------------

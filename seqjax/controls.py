@@ -24,6 +24,7 @@ from seqjax.control_failures import (
     few_updates,
     follows,
     held_down,
+    holds_all_labels,
     knows_prior,
     meets_others,
     reversed_labels,
@@ -44,7 +45,7 @@ from seqjax.control_findings import (
     too_slow,
     unstable,
 )
-from seqjax.control_trials import Fit, Seeing, Trainer, Trial, seeing
+from seqjax.control_trials import Fit, Seeing, Trainer, Trial, seeing, steps_summed
 from seqjax.findings import SIGMAS, Finding, interval, is_worth, nats
 from seqjax.observed import REACHED
 
@@ -76,6 +77,15 @@ class _Run:
     @property
     def left(self) -> float:
         return self.ends - time.perf_counter()
+
+    def rescale(self, trial: Trial) -> Trial:
+        """From here on losses are per step, where what is reported of a trial is seen to be their sums."""
+        per = steps_summed(trial)
+        if per == 1 or self.trainer.per != 1:
+            return trial
+        self.trainer = self.trainer._replace(per=per)
+        self.trials = {name: known.divided(per) for name, known in self.trials.items()}
+        return trial.divided(per)
 
     def row(
         self,
@@ -109,6 +119,8 @@ class _Run:
         if score is not None and affordable and state(score, reachable) != "passed" and score.prior > reachable:
             again = self.trainer.run(control.draw, MORE * n)
             trial = again if again.score is not None else trial
+        if control.name == "random_labels":  # of which nothing is known, so that losses are not near 0
+            trial = self.rescale(trial)
         self.trials[control.name] = trial
         return trial
 
@@ -153,13 +165,13 @@ def run(
         seen = None
     for control in rest:
         _one(job, control, own, seen, total)
-    job.findings += _of_losses(job, own)
+    job.findings += _of_losses(job)
     return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, own.n))
 
 
-def _of_losses(job: _Run, own: Trial) -> list[Finding]:
+def _of_losses(job: _Run) -> list[Finding]:
     """What the reported losses of all controls together show: one cause at most, the surest first."""
-    random = job.trials.get("random_labels")
+    own, random = job.trials["own_feature"], job.trials.get("random_labels")
     others = {name: t for name, t in job.trials.items() if name not in ("own_feature", "random_labels", "padding")}
     if forms := confirmed([(name, t) for name, t in job.trials.items() if name != "padding"]):
         return forms
@@ -244,6 +256,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
             job.findings.clear()
         elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape):
             found = "chance"  # it moved by so little that what it knows was there before
+    trial = job.rescale(trial)
     job.each, job.trials["own_feature"] = trial.seconds, trial
     score = trial.score
     assert score is not None
@@ -262,14 +275,17 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
             job.findings += at_chance(job.trainer, trial)
         job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
         return None
-    if stands := stopped(job.trainer, trial):
-        job.findings.append(stands)
-    if found == "learning":
-        if not stands and too_slow(trial, 0.0, ratio):
-            moved = meets_others(job.trainer, size) if knows_prior(trial, job.trainer.shape) else []
-            job.findings += (
-                moved or held_down(few_updates(job.trainer), trial, job.trainer.shape) or [slow(trial, ratio)]
-            )
+    learning = found == "learning"
+    wrong: list[Finding] = []
+    if 5 * trial.seconds < job.left / 3:
+        moved = meets_others(job.trainer, size) if learning and knows_prior(trial, job.trainer.shape) else []
+        wrong = moved or holds_all_labels(job.trainer, trial)
+    if not wrong and (stands := stopped(job.trainer, trial)):
+        wrong = [stands]
+    if not wrong and learning and too_slow(trial, 0.0, ratio):
+        wrong = held_down(few_updates(job.trainer), trial, job.trainer.shape) or [slow(trial, ratio)]
+    job.findings += wrong
+    if learning:
         job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
     else:
         job.row(control, True, f"Learnt: {names}.", trial, 0.0)

@@ -78,6 +78,52 @@ def squares_of_class_numbers(z: Array, y: Array, mask: Array) -> tuple[float, Ar
     return float((weight * (p - y[..., None]) ** 2).sum()), p * (slope - (p * slope).sum(-1, keepdims=True))
 
 
+def squares(to: Callable[[Array], Array] = lambda target: target) -> Callable[..., tuple[float, Array]]:
+    """Brier's score of the probabilities against one-hot labels; to: the mean over those that each one meets."""
+
+    def loss(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+        p, target = np.exp(log_softmax(z)), to(hot(y, z.shape[-1]))
+        weight = mask[..., None] / max(mask.sum(), 1)
+        slope = 2 * weight * (p - target)
+        spread = target - target**2  # of ones and zeros about their mean
+        value = float((weight * ((p - target) ** 2 + spread)).sum())
+        return value, p * (slope - (p * slope).sum(-1, keepdims=True))
+
+    return loss
+
+
+def summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """The cross-entropy summed over the steps of a sequence."""
+    value, slope = cross_entropy(z, y, mask)
+    steps = mask.sum() / len(mask)
+    return value * steps, slope * steps
+
+
+def smoothed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Labels smoothed by a tenth (Szegedy et al. 2016)."""
+    log_p, weight = log_softmax(z), mask[..., None] / max(mask.sum(), 1)
+    target = 0.9 * hot(y, z.shape[-1]) + 0.1 / z.shape[-1]
+    return float(-(weight * target * log_p).sum()), weight * (np.exp(log_p) - target)
+
+
+def focal(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """-(1 - p)² log p of the label (Lin et al. 2017)."""
+    p, weight, target = np.exp(log_softmax(z)), mask[..., None] / max(mask.sum(), 1), hot(y, z.shape[-1])
+    known = (p * target).sum(-1, keepdims=True)
+    by_log = 2 * known * (1 - known) * np.log(known) - (1 - known) ** 2  # by log p of the label
+    return float(-(weight * target * (1 - known) ** 2 * np.log(known)).sum()), weight * by_log * (target - p)
+
+
+def squares_of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """A regression on one-hot labels, the mean over classes."""
+    weight, gap = mask[..., None] / max(mask.sum(), 1) / z.shape[-1], z - hot(y, z.shape[-1])
+    return float((weight * gap**2).sum()), 2 * weight * gap
+
+
+squares_of_all_pairs = squares(lambda target: np.mean(target, (0, 1), keepdims=True))
+squares_of_all_steps = squares(lambda target: np.mean(target, 1, keepdims=True))
+
+
 def training(
     see: Sequence[int] = (0,),
     rate: float = 1.0,

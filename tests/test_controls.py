@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from seqjax import arrays, control_data, controls
+from seqjax import arrays, control_data, control_failures, controls
+from seqjax.batch import Batch
 from seqjax.findings import ORDER
 
 CAUSES = {cause for group in ORDER for cause in group}
@@ -127,6 +128,18 @@ MISTAKES = {
     ),
     "squares": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"classes": 3}),
     "squares_of_two": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"features": 6}),
+    "squares_of_all_pairs": ("wrong_loss", {"loss": linear.squares_of_all_pairs, "epochs": 12}, {}),
+    "squares_of_all_pairs_of_three": (
+        "wrong_loss",
+        {"loss": linear.squares_of_all_pairs, "epochs": 12},
+        {"classes": 3, "features": 6},
+    ),
+    "squares_of_all_steps": ("wrong_loss", {"loss": linear.squares_of_all_steps, "epochs": 12}, {}),
+    "squares_of_all_steps_of_two": (
+        "wrong_loss",
+        {"loss": linear.squares_of_all_steps, "epochs": 12},
+        {"classes": 3, "steps": 2},
+    ),
     "bias_alone": ("does_not_train", {"bias_alone": True}, {}),
     "shifted_twice": ("outputs_shifted", {"of_data": of_the_next_step}, {}),
     "shifted_twice_of_three": ("outputs_shifted", {"of_data": of_the_next_step}, {"classes": 3, "steps": 7}),
@@ -157,6 +170,45 @@ def test_a_mistake_is_named(name):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_its_healthy_twin_has_no_finding(name):
     assert found(card(name, False)) == []
+
+
+@pytest.mark.parametrize("epochs", [2, 8])
+@pytest.mark.parametrize("rate", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed"])
+def test_other_losses_are_no_mistake(name, classes, rate, epochs):
+    """They are not the outputs' cross-entropy.  What was not done may be too slow, and no more."""
+    loss = linear.squares() if name == "squares" else getattr(linear, name)
+    report = controls.run(
+        linear.training(loss=loss, rate=rate, epochs=epochs), given(classes=classes, features=6), seconds=60
+    )
+    assert set(found(report)) <= {"learning_rate_low"}
+
+
+@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed"])
+def test_gradients_of_those_losses(name):
+    loss = linear.squares() if name == "squares" else getattr(linear, name)
+    rng = np.random.default_rng(0)
+    z, y, mask = rng.normal(size=(2, 3, 4)), rng.integers(0, 4, (2, 3)), np.arange(3) < np.array([[3], [2]])
+    _, slope = loss(z, y, mask)
+    for at in np.ndindex(z.shape):
+        step = np.zeros_like(z)
+        step[at] = 1e-6
+        numeric = (loss(z + step, y, mask)[0] - loss(z - step, y, mask)[0]) / 2e-6
+        assert slope[at] == pytest.approx(numeric, abs=1e-6)
+
+
+def test_labels_of_the_next():
+    """Of the next step in the same sequence, the last with the first's; and of the same place one sequence on."""
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 1, 1]], bool)
+    labels = np.arange(12).reshape(3, 4)
+    batch = Batch(np.zeros((3, 4, 1)), labels, mask)
+    after = control_failures.next_steps(batch).labels
+    assert after.tolist() == [[1, 2, 0, 3], [5, 4, 6, 7], [8, 10, 11, 9]]
+    elsewhere = control_failures.next_sequences(batch).labels
+    assert sorted(elsewhere[mask]) == sorted(labels[mask])
+    assert (elsewhere[mask] // 4 != labels[mask] // 4).all()
+    assert np.array_equal(batch.labels, np.arange(12).reshape(3, 4))
 
 
 def test_a_penalty_in_the_reported_loss_is_no_finding():
