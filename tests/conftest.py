@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("seqjax")
 
 
 # Tests of one process share what it has made.  These files train the same models to the end (`outcomes.py`), or
-# compile the same probes; every other file is a group of its own.
+# compile the same probes; every other file is a group of its own, and every mistake, as they share nothing.
 GROUPS = {
     "outcomes": ("test_forecasts", "test_diagnosis", "test_loss_budget"),
     "probes": (
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0]).stem
-            return GROUP_OF.get(file, file)
+            return nodeid if file == "test_mistakes" else GROUP_OF.get(file, file)
 
     return ByGroup(config, log)
 
