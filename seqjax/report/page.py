@@ -14,7 +14,7 @@ from typing import Any
 from seqjax.report import page_diagnosis as of_diagnosis
 from seqjax.report import page_run as of_run
 from seqjax.report.console import number
-from seqjax.report.markup import Html, counted, el, figure, in_words, join, table
+from seqjax.report.markup import Html, counted, el, figure, in_words, join, table, text
 from seqjax.report.page_matrices import matrices
 from seqjax.report.sweep_console import COLUMNS, row_of, setting_text
 
@@ -41,7 +41,9 @@ def page(values: Values, command: str, figures: Mapping[str, str] | None = None)
         for at, title, body in shown
     ]
     title = _title(values)
-    header = el("header", el("h1", title), _verdict(values), el("nav", *links, aria_label="Parts of this page"))
+    # A long path may go on in the next line after a slash.
+    heading = Html(text(title).replace("/", "/<wbr>"))
+    header = el("header", el("h1", heading), _verdict(values), el("nav", *links, aria_label="Parts of this page"))
     here = Path(__file__)
     style, script = (here.with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
