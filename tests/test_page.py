@@ -36,7 +36,7 @@ class Read(HTMLParser):
         self.tags: list[tuple[str, dict[str, Any]]] = []
         self.words: list[str] = []
         self.cells: list[list[str]] = []
-        self.feed(html)
+        self.feed(html.replace("<wbr>", ""))  # where a line may break, which is no word and no element
         self.close()
         assert not self.open
         self.text = " ".join(" ".join(self.words).split())
