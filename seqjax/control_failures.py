@@ -119,9 +119,11 @@ def next_sequences(batch: Batch) -> Batch:
 
 def next_steps(batch: Batch) -> Batch:
     """Each scored step has the label of the next one in its sequence, the last that of the first."""
-    labels = batch.labels.copy()
-    for row, scored in zip(labels, batch.mask, strict=True):
-        row[scored] = np.roll(row[scored], -1)
+    labels, rows = batch.labels.copy(), np.nonzero(batch.mask)[0]
+    new = rows[1:] != rows[:-1]
+    following = np.arange(len(rows)) + 1
+    following[np.append(new, True)] = np.flatnonzero(np.append(True, new))  # of the last, the first of its sequence
+    labels[batch.mask] = labels[batch.mask][following]
     return batch._replace(labels=labels)
 
 
@@ -211,7 +213,7 @@ def stopped(trainer: Trainer, own: Trial) -> Finding | None:
         return None
     little = REACHED * score.prior
     few = few_updates(trainer)
-    if abs(losses[-1] - score.loss) > little or held_down(few, own, trainer.shape):  # another loss, or a penalty
+    if abs(losses[-1] - score.loss) > little or held_down(trainer, few, own):  # another loss, or a penalty
         return None
     if few.score is None or not few.losses or few.score.loss - score.loss > little:
         return None
@@ -241,13 +243,16 @@ def as_it_began(trainer: Trainer, few: Trial, own: Trial) -> bool:
     return bool(moved.std() <= 0.01 * after.std())
 
 
-def held_down(few: Trial, own: Trial, shape: Shape) -> list[Finding]:
+def held_down(trainer: Trainer, few: Trial, own: Trial) -> list[Finding]:
     """A penalty in the reported loss: before any update that is three times the loss of outputs that say nothing,
-    theirs is not after a few, and it falls."""
-    limit = 3 * math.log(shape.num_classes)
+    theirs is not after a few, and it falls.  A sum over a batch is so high too, and less for half as many."""
+    limit = 3 * math.log(trainer.shape.num_classes)
     if not few.losses or few.score is None or not few.losses[0] > limit or not few.score.loss < limit:
         return []
     if few.losses[-1] >= few.losses[0] or own.score is None:
+        return []
+    half = trainer.run(data.own, few.n // 2).losses
+    if half and half[0] < 0.75 * few.losses[0]:
         return []
     text = (
         f"before any update the reported loss is {nats(few.losses[0])}, that of the outputs "
@@ -309,7 +314,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
         )
     # Beside a few updates: too large steps, a penalty.
     few = few_updates(trainer)
-    if held := held_down(few, own, shape):
+    if held := held_down(trainer, few, own):
         return held
     before = few.losses[0] if few.losses and math.isfinite(few.losses[0]) else 0.0
     if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape, before):

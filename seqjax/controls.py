@@ -181,7 +181,10 @@ def _of_losses(job: _Run) -> list[Finding]:
     if job.rows["own_feature"]["passed"] and random is not None and (high := unstable(random)):
         job.findings = [f for f in job.findings if f.cause != "input_scale"]  # it cannot stand unit scale either
         return [high]
-    high = overshoot(list(job.trials.items()), job.trainer.shape)
+    # What is reported where outputs settled at guessing: twice as much is seen before the first update.
+    settled = random is not None and random.score and random.score.loss <= (1 + REACHED) * random.score.prior
+    before = 2 * random.losses[-1] if random and settled and random.losses else 0.0
+    high = overshoot(list(job.trials.items()), job.trainer.shape, before)
     return [high] if high else []
 
 
@@ -198,7 +201,7 @@ def _by_length(job: _Run, n: int) -> list[Finding]:
     for i, high in enumerate(job.findings):
         if high.cause != "learning_rate_high" or job.each > job.left:
             continue
-        short = job.trainer._replace(shape=shape._replace(steps=SHORT)).run(data.own, n)
+        short = job.trainer._replace(shape=shape._replace(steps=SHORT), per=1.0).run(data.own, n)
         calm = all(loss <= limit for loss in short.losses or [])
         if short.score is None or state(short.score, 0.0) != "passed" or not calm:
             continue
@@ -283,7 +286,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
     if not wrong and (stands := stopped(job.trainer, trial)):
         wrong = [stands]
     if not wrong and learning and too_slow(trial, 0.0, ratio):
-        wrong = held_down(few_updates(job.trainer), trial, job.trainer.shape) or [slow(trial, ratio)]
+        wrong = held_down(job.trainer, few_updates(job.trainer), trial) or [slow(trial, ratio)]
     job.findings += wrong
     if learning:
         job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)

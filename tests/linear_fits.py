@@ -99,6 +99,12 @@ def summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return value * steps, slope * steps
 
 
+def summed_over_batch(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Reported as the sum over a batch, whose mean is what the updates follow."""
+    value, slope = cross_entropy(z, y, mask)
+    return value * mask.sum(), slope
+
+
 def smoothed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """Labels smoothed by a tenth (Szegedy et al. 2016)."""
     log_p, weight = log_softmax(z), mask[..., None] / max(mask.sum(), 1)

@@ -175,7 +175,7 @@ def test_its_healthy_twin_has_no_finding(name):
 @pytest.mark.parametrize("epochs", [2, 8])
 @pytest.mark.parametrize("rate", [0.003, 0.03, 0.3])
 @pytest.mark.parametrize("classes", [2, 6])
-@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed"])
+@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed", "summed_over_batch"])
 def test_other_losses_are_no_mistake(name, classes, rate, epochs):
     """They are not the outputs' cross-entropy.  What was not done may be too slow, and no more."""
     loss = linear.squares() if name == "squares" else getattr(linear, name)
