@@ -31,6 +31,7 @@ Watch = Callable[[str, Any], None]
 FIT_SEQUENCES = 48_000  # handed to a training at most, as the ladder learns from no more
 JUDGED_SEQUENCES = 4_000  # on which outputs are judged: a standard error of some 0.01 nats
 HISTORY_SEQUENCES = 256
+SHARPENED = 20_000  # scored steps, on which a factor of the log-odds is tried
 HISTORY_STEPS = 16  # for which all other steps are swapped at once
 
 # What cannot be wrong with a training that reached what these arrays allow.
@@ -196,7 +197,7 @@ def look(
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
             findings += _left_out(allowed, left_out, on, val)
-            findings += _terms(allowed, on, train, val)
+            findings += _terms(allowed, on, train, val, _sharper(outputs_of(predict, judged, arrays), judged))
             findings += _partly_seen(allowed, swaps, facts, on, val)
             findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
@@ -409,8 +410,24 @@ def _account(climbed: Ladder, on: Key, train: Loss, val: Loss) -> dict[str, Any]
     }
 
 
-def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
-    """What this training lacks of what such a model could reach; above the floor, and no more than that."""
+def _sharper(outputs: adapters.Outputs, batch: Batch) -> tuple[float, float]:
+    """The factor, of 1 or more, with which log-odds fit the labels best, and the loss then (Guo et al. 2017: a
+    temperature).  Outputs are less sure than they could be where labels are smoothed, weights held small, or
+    training stopped early."""
+    log_p, labels = outputs.log_p[batch.mask][:SHARPENED], np.asarray(batch.labels)[batch.mask][:SHARPENED]
+    tried = np.geomspace(1, 10, 47)  # by a twentieth each
+    losses = [-of_labels(ladder.log_softmax(factor * log_p), labels).mean() for factor in tried]
+    best = int(np.argmin(losses))
+    return float(tried[best]), float(losses[0] - losses[best])
+
+
+def _terms(
+    climbed: Ladder, on: Key, train: Loss, val: Loss, sharper: tuple[float, float] = (1.0, 0.0)
+) -> list[Finding]:
+    """What this training lacks of what such a model could reach; above the floor, and no more than that.
+
+    sharper: of `_sharper`, the factor and what it takes off the loss.
+    """
     floor = _loss(climbed, known(climbed, on))
     rung = next(r for r in climbed.rungs if (r.rung, r.family) == known(climbed, on))
     spread = (rung.ci95[1] - floor) / 1.96 if rung.ci95 is not None else 0.0
@@ -434,8 +451,11 @@ def _terms(climbed: Ladder, on: Key, train: Loss, val: Loss) -> list[Finding]:
         size = min(size, above)
         error = float(np.hypot(np.hypot(train.error, val.error), spread))
         if size > _worth(climbed, error):
-            ends = interval(size, error)
-            found.append(Finding(cause, size, ends, text.format(nats(size), nats(floor)), remedy))
+            ends, text = interval(size, error), text.format(nats(size), nats(floor))
+            if cause == "optimisation" and sharper[1] > size / 2:
+                text += f" Log-odds {sharper[0]:.1f} times as large would take {nats(sharper[1])} off it."
+                remedy += " Outputs are less sure than they could be: smoothed labels or a penalty do that too."
+            found.append(Finding(cause, size, ends, text, remedy))
     return found
 
 

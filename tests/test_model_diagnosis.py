@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import example_fit
-from seqjax import data_diagnosis, model_diagnosis
+from seqjax import adapters, data_diagnosis, model_diagnosis
 from seqjax.adapters import UserCodeError
 from seqjax.arrays import load
+from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.findings import WORTH_IT
 
@@ -123,6 +124,24 @@ def test_a_wrong_model_stopped_far_above_its_floor(diagnosed):
     finding = next(f for f in looked.findings if f.cause == "optimisation")
     assert finding.ci95[0] < finding.value < finding.ci95[1]
     assert finding.value > 0.3
+
+
+def test_outputs_that_are_less_sure_than_they_could_be_are_told_by_a_factor(diagnosed):
+    """Right names with log-odds of ±1.2, that is 0.263 nats; twice as sure ones would have 0.087."""
+    looked = diagnosed("own", predict=lambda x: own_step(x) / 20)
+    (finding,) = [f for f in looked.findings if f.cause == "optimisation"]
+    assert "Log-odds 10.0 times as large would take 0.2633 off it." in finding.evidence
+    assert "smoothed labels" in finding.remedy
+    other = diagnosed("own", predict=lambda x: logits(x[..., 0] > 0) / 20)  # wrong, not unsure
+    (finding,) = [f for f in other.findings if f.cause == "optimisation"]
+    assert "Log-odds" not in finding.evidence
+    factor, gain = model_diagnosis._sharper(
+        adapters.read_outputs(np.log([[[0.75, 0.25]] * 8]), 1, 8, 2),
+        Batch(np.zeros((1, 8, 1)), np.array([[0] * 7 + [1]]), np.ones((1, 8), bool)),
+    )
+    assert factor == pytest.approx(math.log(7) / math.log(3), rel=0.03)  # to a twentieth
+    best = -(7 * math.log(7 / 8) + math.log(1 / 8)) / 8
+    assert gain == pytest.approx(-(7 * math.log(0.75) + math.log(0.25)) / 8 - best, abs=1e-3)
 
 
 def test_history_that_is_seen_and_not_used(diagnosed):
