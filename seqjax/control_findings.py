@@ -51,6 +51,9 @@ def finding(cause: str, trial: Trial, reachable: float, evidence: str, remedy: s
     return Finding(cause, *excess(trial, reachable), evidence, remedy)
 
 
+TWICE = {"softmax_twice", "probabilities_as_logits"}
+
+
 def counted(loss: float) -> str:
     """A loss for a sentence, also one that is no number."""
     return nats(loss) if math.isfinite(loss) else str(loss)
@@ -82,6 +85,11 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
         return []
     name, trial, told = max(cases, key=lambda case: abs(case[2].value - case[2].own))
     assert told.form is not None
+    assert trial.outputs is not None
+    # A softmax or sigmoid of probabilities leaves no less, however right they are (`observed`).
+    least = math.log1p((trial.outputs.log_p.shape[-1] - 1) / math.e) - WORTH_IT
+    if cause in TWICE and any(min(other.losses or [math.inf]) < least for _, other in trials):
+        return []
     last = (trial.losses or [math.nan])[-1]
     gap = abs(last - told.own)
     return [

@@ -120,6 +120,13 @@ def focal(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return float(-(weight * target * (1 - known) ** 2 * np.log(known)).sum()), weight * by_log * (target - p)
 
 
+def absolute(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Probabilities less one-hot labels, without a sign, summed over classes: 2 (1 - p) of the label."""
+    p, weight, target = np.exp(log_softmax(z)), mask[..., None] / max(mask.sum(), 1), hot(y, z.shape[-1])
+    known = (p * target).sum(-1, keepdims=True)
+    return float((2 * weight * (1 - known) * target).sum()), -2 * weight * known * (target - p)
+
+
 def squares_of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """A regression on one-hot labels, the mean over classes."""
     weight, gap = mask[..., None] / max(mask.sum(), 1) / z.shape[-1], z - hot(y, z.shape[-1])

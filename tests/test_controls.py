@@ -172,10 +172,13 @@ def test_its_healthy_twin_has_no_finding(name):
     assert found(card(name, False)) == []
 
 
+OTHERS = ["squares", "squares_of_raw", "focal", "smoothed", "absolute", "summed"]
+
+
 @pytest.mark.parametrize("epochs", [2, 8])
 @pytest.mark.parametrize("rate", [0.003, 0.03, 0.3])
 @pytest.mark.parametrize("classes", [2, 6])
-@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed", "summed_over_batch"])
+@pytest.mark.parametrize("name", [*OTHERS, "summed_over_batch"])
 def test_other_losses_are_no_mistake(name, classes, rate, epochs):
     """They are not the outputs' cross-entropy.  What was not done may be too slow, and no more."""
     loss = linear.squares() if name == "squares" else getattr(linear, name)
@@ -185,7 +188,7 @@ def test_other_losses_are_no_mistake(name, classes, rate, epochs):
     assert set(found(report)) <= {"learning_rate_low"}
 
 
-@pytest.mark.parametrize("name", ["squares", "squares_of_raw", "focal", "smoothed", "summed"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_gradients_of_those_losses(name):
     loss = linear.squares() if name == "squares" else getattr(linear, name)
     rng = np.random.default_rng(0)
