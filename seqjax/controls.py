@@ -222,6 +222,30 @@ def near_unit_scale(shape: Shape) -> bool:
 
 def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | None:
     """The first control, on which all others rest; None where it is at chance or cannot be run."""
+    trial, found = _own_trial(job, control, n, total)
+    if trial.score is None:
+        job.row(control, None, f"It could not be run: {trial.error}.")
+        return None
+    score, trial = trial.score, job.rescale(trial)
+    job.each, job.trials["own_feature"] = trial.seconds, trial
+    names = f"accuracy {score.accuracy:.3f}, loss {counted(score.loss)}"
+    if found == "chance":
+        job.findings += _mask_inverted(job, trial, n)
+        if not job.findings:
+            job.findings += at_chance(job.trainer, trial)
+        job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
+        return None
+    job.findings += _held_up(job, trial, total, found == "learning")
+    if found == "learning":
+        job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
+    else:
+        job.row(control, True, f"Learnt: {names}.", trial, 0.0)
+    return trial
+
+
+def _own_trial(job: _Run, control: Control, n: int, total: int) -> tuple[Trial, str]:
+    """A training on the first control and its state: on their scale or with more sequences where that is what it
+    takes, and at chance where what it knows was there before."""
     trial = job.trainer.run(control.draw, n)
     longer = data.shape_of(job.arrays, 10**9)
     if trial.error and longer.steps > job.trainer.shape.steps:
@@ -230,8 +254,7 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         n = max(128, n * data.MAX_STEPS // longer.steps)
         trial = job.trainer.run(control.draw, n)
     if trial.score is None:
-        job.row(control, None, f"It could not be run: {trial.error}.")
-        return None
+        return trial, "failed"
     found = state(trial.score, 0.0)
     if found == "chance":
         # It may be set up for inputs on the person's own scale.
@@ -239,60 +262,52 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
         other = trial if near_unit_scale(job.trainer.shape) else scaled.run(control.draw, n)
         if other.score is not None and state(other.score, 0.0) != "chance":
             job.trainer, trial, found = scaled, other, state(other.score, 0.0)
-    size = n
     if found == "chance" and 2 * MORE * trial.seconds < job.left / 3:  # few updates look like none
         again = job.trainer.run(control.draw, MORE * n)
         if again.score is not None:
-            trial, size, found = again, again.n, state(again.score, 0.0)
+            trial, found = again, state(again.score, 0.0)
             if found != "chance" and total <= n:
                 job.findings.append(too_few(trial, n))
-    if found == "learning" and total > size and MORE * trial.seconds < job.left / 3:
-        again = job.trainer.run(control.draw, min(total, MORE * size))
+    if found == "learning" and total > trial.n and MORE * trial.seconds < job.left / 3:
+        again = job.trainer.run(control.draw, min(total, MORE * trial.n))
         if again.score is not None:
-            trial, size, found = again, again.n, state(again.score, 0.0)
+            trial, found = again, state(again.score, 0.0)
     curve = facts.course(trial.losses)
     if found == "learning" and (curve is None or not curve.steady):
         # Outputs that were never trained may know the feature by accident, but not whichever way round labels are.
-        flipped = job.trainer.run(control.draw, size, reversed_labels(job.trainer.shape))
+        flipped = job.trainer.run(control.draw, trial.n, reversed_labels(job.trainer.shape))
         if (curve and curve.flat) or (flipped.score is not None and state(flipped.score, 0.0) == "chance"):
             found = "chance"
             job.findings.clear()
         elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape):
             found = "chance"  # it moved by so little that what it knows was there before
-    trial = job.rescale(trial)
-    job.each, job.trials["own_feature"] = trial.seconds, trial
-    score = trial.score
-    assert score is not None
-    names = f"accuracy {score.accuracy:.3f}, loss {counted(score.loss)}"
-    ratio = total / size
-    if found == "chance":
-        if job.trainer.shape.steps > 1 and not job.trainer.shape.per_sequence:
-            padding = job.trainer.run(data.padded, n)
-            if padding.score is not None:
-                inverted, text = padding_finding(job.trainer, trial, padding)
-                # Outputs that are sure and wrong without any padding are so for another reason.
-                unsure = trial.score is not None and trial.score.loss < 2 * math.log(job.trainer.shape.num_classes)
-                if inverted and text == "inverted" and unsure:
-                    job.findings.append(inverted)
-        if not job.findings:
-            job.findings += at_chance(job.trainer, trial)
-        job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
-        return None
-    learning = found == "learning"
-    wrong: list[Finding] = []
+    return trial, found
+
+
+def _mask_inverted(job: _Run, trial: Trial, n: int) -> list[Finding]:
+    """Where nothing is learnt of sequences without padding: is it learnt of padding?"""
+    shape = job.trainer.shape
+    # Outputs that are sure and wrong without any padding are so for another reason.
+    sure = trial.score is None or trial.score.loss >= 2 * math.log(shape.num_classes)
+    if shape.steps < 2 or shape.per_sequence or sure:
+        return []
+    padding = job.trainer.run(data.padded, n)
+    inverted, text = padding_finding(job.trainer, trial, padding) if padding.score is not None else (None, "")
+    return [inverted] if inverted and text == "inverted" else []
+
+
+def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Finding]:
+    """What keeps a training that learns from all that there is."""
+    shape, n = job.trainer.shape, trial.n
     if 5 * trial.seconds < job.left / 3:
-        moved = meets_others(job.trainer, size) if learning and knows_prior(trial, job.trainer.shape) else []
-        wrong = moved or holds_all_labels(job.trainer, trial)
-    if not wrong and (stands := stopped(job.trainer, trial)):
-        wrong = [stands]
-    if not wrong and learning and too_slow(trial, 0.0, ratio):
-        wrong = held_down(job.trainer, few_updates(job.trainer), trial) or [slow(trial, ratio)]
-    job.findings += wrong
-    if learning:
-        job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
-    else:
-        job.row(control, True, f"Learnt: {names}.", trial, 0.0)
-    return trial
+        moved = meets_others(job.trainer, n) if learning and knows_prior(trial, shape) else []
+        if wrong := moved or holds_all_labels(job.trainer, trial):
+            return wrong
+    if stands := stopped(job.trainer, trial):
+        return [stands]
+    if learning and too_slow(trial, 0.0, total / n):
+        return held_down(job.trainer, few_updates(job.trainer), trial) or [slow(trial, total / n)]
+    return []
 
 
 def _one(job: _Run, control: Control, own: Trial, seen: Seeing | None, total: int) -> None:
