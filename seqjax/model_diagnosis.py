@@ -187,7 +187,8 @@ def look(
         reached = _reached(allowed, val)
         values |= _account(allowed, on, train, val)
         left = val.mean - _floor(allowed, on)
-        findings += _unordered(allowed, facts, on, val)
+        if unordered := _unordered(allowed, facts, on, val):  # that is what keeps it from what its rung allows
+            findings = [finding for finding in findings if finding.cause not in HELD_BACK] + unordered
         if ours:  # how far it came says nothing of theirs; how far it could does
             sees = on[0] not in ("nothing", "position")  # units that are dead see nothing: that explains no loss
             if sees and left <= _worth(allowed, val.error):  # it went as far as what it sees allows
