@@ -34,16 +34,14 @@ def of(framework: str) -> list[str]:
 
 
 # The first of each cause that needs no framework of its own, and is not missed where there is another.
-ONE_EACH = {
-    CASES[name].cause: name
-    for name in sorted(list(CASES)[::-1], key=lambda name: name not in MISSED)
-    if CASES[name].framework in ("numpy", "jax")
-}.values()
+ONE_EACH: dict[str, str] = {}
+for known in sorted(of("numpy") + of("jax"), key=MISSED.__contains__):
+    ONE_EACH.setdefault(CASES[known].cause, known)
 
 
 def marked(names: list[str]) -> list:
     known = {name: [pytest.mark.xfail(reason=why, strict=True)] for name, why in MISSED.items()}
-    table = {name: [pytest.mark.table] for name in set(names) - set(ONE_EACH)}
+    table = {name: [pytest.mark.table] for name in set(names) - set(ONE_EACH.values())}
     return [pytest.param(n, marks=[*known.get(n, []), *table.get(n, [])]) for n in names]
 
 
