@@ -44,6 +44,8 @@ UNTRAINED = {
 }
 
 
+# What is the kit's own where somebody's model is trained by it.
+OF_TRAINING = {"learning_rate_high", "learning_rate_low", "wrong_loss"}
 # What a short run names because the loss stays above what all steps allow, before it is known what the model sees.
 HELD_BACK = {"stuck_at_prior", "vanishing_gradient", "dead_units", "saturated"}
 
@@ -209,8 +211,9 @@ def look(
             own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
         )
         values["controls"] = report.controls
-        # The rate is the kit's own where theirs is a model alone.
-        findings += [f for f in report.findings if fit is not None or not f.cause.startswith("learning_rate")]
+        # The rate and the loss are the kit's own where theirs is a model alone.
+        theirs = fit is not None
+        findings += [f for f in report.findings if theirs or f.cause not in OF_TRAINING]
         in_controls = [finding.cause for finding in report.findings]
         lap("controls")
     if fit is not None:

@@ -201,6 +201,14 @@ def test_gradients_of_those_losses(name):
         assert slope[at] == pytest.approx(numeric, abs=1e-6)
 
 
+def test_one_output_for_all_steps_is_no_wrong_loss():
+    """It knows of each label what it knows of the others."""
+    mean = lambda x: np.repeat(np.mean(np.asarray(x, float), 1, keepdims=True), x.shape[1], 1)  # noqa: E731
+    for steps in (3, 5):
+        pooled = linear.training(of_data=lambda x, y, mask: (mean(x), y, mask), returns=mean, epochs=12)
+        assert "wrong_loss" not in found(controls.run(pooled, given(steps=steps), seconds=60))
+
+
 def test_labels_of_the_next():
     """Of the next step in the same sequence, the last with the first's; and of the same place one sequence on."""
     mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 1, 1]], bool)
