@@ -105,12 +105,15 @@ class Trainer(NamedTuple):
 
 
 def steps_summed(trial: Trial) -> float:
-    """How many steps a reported loss is summed over, where it is that of the outputs so many times; else 1."""
-    steps = float(np.asarray(trial.test.mask).sum(1).mean())
-    if not trial.losses or trial.score is None or trial.score.loss < REACHED * trial.score.prior or steps < 1.5:
+    """How many steps a reported loss is summed over, where it is that of the outputs so many times; else 1.
+
+    Of outputs that know something, or nothing: not of those that are sure and wrong, nor of a loss near 0.
+    """
+    steps, score = float(np.asarray(trial.test.mask).sum(1).mean()), trial.score
+    if not trial.losses or score is None or steps < 1.5:
         return 1.0
-    sums = steps * trial.score.loss
-    return steps if abs(trial.losses[-1] - sums) <= REACHED * sums else 1.0
+    known = REACHED * score.prior <= score.loss <= (1 + REACHED) * score.prior
+    return steps if known and abs(trial.losses[-1] / score.loss / steps - 1) <= REACHED else 1.0
 
 
 # --- What a fitted model sees ------------------------------------------------------------------------------------
