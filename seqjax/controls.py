@@ -266,7 +266,7 @@ def _own_trial(job: _Run, control: Control, n: int, total: int) -> tuple[Trial, 
         again = job.trainer.run(control.draw, MORE * n)
         if again.score is not None:
             trial, found = again, state(again.score, 0.0)
-            if found != "chance" and total <= n:
+            if found != "chance" and total <= n and again.score.loss < again.score.prior:
                 job.findings.append(too_few(trial, n))
     if found == "learning" and total > trial.n and MORE * trial.seconds < job.left / 3:
         again = job.trainer.run(control.draw, min(total, MORE * trial.n))

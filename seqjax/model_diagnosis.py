@@ -183,13 +183,14 @@ def look(
     # What it lacks, by the ladder: where the nats went.
     on = (facts.rung, facts.family) if facts.rung is not None else None
     train, val = (Loss(*facts.sets[n].mean(facts.sets[n].losses)) for n in (0, -1))
-    reached = False
+    reached, unordered = False, list[Finding]()
     if on is not None and np.isfinite([train.mean, val.mean]).all():
         allowed = before(climbed) if causal and on[0] not in ("future", "all") else climbed
         reached = _reached(allowed, val)
         values |= _account(allowed, on, train, val)
         left = val.mean - _floor(allowed, on)
-        if unordered := _unordered(allowed, facts, on, val):  # that is what keeps it from what its rung allows
+        unordered = _unordered(allowed, facts, on, val)
+        if unordered:  # that is what keeps it from what its rung allows
             findings = [finding for finding in findings if finding.cause not in HELD_BACK] + unordered
         if ours:  # how far it came says nothing of theirs; how far it could does
             sees = on[0] not in ("nothing", "position")  # units that are dead see nothing: that explains no loss
@@ -224,7 +225,7 @@ def look(
             learnt,
             outputs_val=outputs_of(predict, judged, arrays),
             batch_val=judged,
-            floor=_floor(climbed, on) if on else None,
+            floor=_floor(climbed, on) if on and not unordered else None,
             prior=prior,
             in_controls=in_controls,
         )
