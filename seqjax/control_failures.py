@@ -122,9 +122,8 @@ def next_steps(batch: Batch) -> Batch:
     labels, rows = batch.labels.copy(), np.nonzero(batch.mask)[0]
     new = rows[1:] != rows[:-1]
     following = np.arange(len(rows)) + 1
-    following[np.append(new, True)] = np.flatnonzero(
-        np.append(True, new)
-    )  # of the last, the first of its sequence
+    # After the last of a sequence comes its first.
+    following[np.append(new, True)] = np.flatnonzero(np.append(True, new))
     labels[batch.mask] = labels[batch.mask][following]
     return batch._replace(labels=labels)
 

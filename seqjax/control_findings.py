@@ -23,6 +23,9 @@ from seqjax.training_facts import Score
 # --- How it falls short ------------------------------------------------------------------------------------------
 
 
+TWICE = {"softmax_twice", "probabilities_as_logits"}  # causes by which a softmax or sigmoid is applied twice
+
+
 def state(score: Score, reachable: float) -> str:
     """passed: nine tenths of what is there to reach.  learning: more than guessing, by three standard errors.
     chance: no more."""
@@ -30,8 +33,7 @@ def state(score: Score, reachable: float) -> str:
     if not score.finite:
         return "chance"
     by_loss = score.loss - 1.96 * score.error <= reachable + max(WORTH_IT, REACHED * there)
-    by_name = reachable == 0 and score.loss < score.prior
-    by_name &= score.accuracy >= 1 - REACHED * (1 - score.commonest)
+    by_name = reachable == 0 and score.loss < score.prior and score.names_rightly
     if by_loss or by_name:
         return "passed"
     known = is_worth(score.prior - score.loss, score.error)
@@ -49,9 +51,6 @@ def excess(trial: Trial, reachable: float) -> tuple[float, tuple[float, float]]:
 def finding(cause: str, trial: Trial, reachable: float, evidence: str, remedy: str) -> Finding:
     """A cause, with what a trial lost above what was there to reach."""
     return Finding(cause, *excess(trial, reachable), evidence, remedy)
-
-
-TWICE = {"softmax_twice", "probabilities_as_logits"}
 
 
 def counted(loss: float) -> str:
@@ -72,8 +71,7 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
         score = trial.score
         if not trial.losses or trial.outputs is None or score is None:
             continue
-        named = score.accuracy >= 1 - REACHED * (1 - score.commonest)
-        if named and abs(trial.losses[-1]) <= REACHED * score.prior:
+        if score.names_rightly and abs(trial.losses[-1]) <= REACHED * score.prior:
             continue
         if told := facts.told(trial.losses, trial.outputs, trial.test):
             found.setdefault(told.form.cause if told.form else "", []).append((name, trial, told))

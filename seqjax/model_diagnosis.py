@@ -201,7 +201,8 @@ def look(
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
             findings += _left_out(allowed, left_out, on, val)
-            findings += _terms(allowed, on, train, val, _sharper(outputs_of(predict, judged, arrays), judged))
+            sharper = lambda: _sharper(outputs_of(predict, judged, arrays), judged)  # noqa: E731
+            findings += _terms(allowed, on, train, val, sharper)
             findings += _partly_seen(allowed, swaps, facts, on, val)
             findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
@@ -416,9 +417,12 @@ def _account(climbed: Ladder, on: Key, train: Loss, val: Loss) -> dict[str, Any]
 
 
 def _sharper(outputs: adapters.Outputs, batch: Batch) -> tuple[float, float]:
-    """The factor, of 1 or more, with which log-odds fit the labels best, and the loss then (Guo et al. 2017: a
-    temperature).  Outputs are less sure than they could be where labels are smoothed, weights held small, or
-    training stopped early."""
+    """The factor, of 1 or more, with which log-odds fit the labels best (Guo et al. 2017: a temperature), and the
+    nats per step that it takes off the loss.
+
+    Outputs are less sure than they could be where labels are smoothed, weights held small, or training
+    stopped early.
+    """
     log_p, labels = outputs.log_p[batch.mask][:SHARPENED], np.asarray(batch.labels)[batch.mask][:SHARPENED]
     tried = np.geomspace(1, 10, 47)  # by a twentieth each
     losses = [-of_labels(ladder.log_softmax(factor * log_p), labels).mean() for factor in tried]
@@ -427,11 +431,11 @@ def _sharper(outputs: adapters.Outputs, batch: Batch) -> tuple[float, float]:
 
 
 def _terms(
-    climbed: Ladder, on: Key, train: Loss, val: Loss, sharper: tuple[float, float] = (1.0, 0.0)
+    climbed: Ladder, on: Key, train: Loss, val: Loss, sharper: Callable[[], tuple[float, float]] | None = None
 ) -> list[Finding]:
     """What this training lacks of what such a model could reach; above the floor, and no more than that.
 
-    sharper: of `_sharper`, the factor and what it takes off the loss.
+    sharper: `_sharper` of the outputs, asked where training stopped too high.
     """
     floor = _loss(climbed, known(climbed, on))
     rung = next(r for r in climbed.rungs if (r.rung, r.family) == known(climbed, on))
@@ -457,8 +461,9 @@ def _terms(
         error = float(np.hypot(np.hypot(train.error, val.error), spread))
         if size > _worth(climbed, error):
             ends, text = interval(size, error), text.format(nats(size), nats(floor))
-            if cause == "optimisation" and sharper[1] > size / 2:
-                text += f" Log-odds {sharper[0]:.1f} times as large would take {nats(sharper[1])} off it."
+            factor, gain = sharper() if sharper is not None and cause == "optimisation" else (1.0, 0.0)
+            if gain > size / 2:
+                text += f" Log-odds {factor:.1f} times as large would take {nats(gain)} off it."
                 remedy += " Outputs are less sure than they could be: smoothed labels or a penalty do that too."
             found.append(Finding(cause, size, ends, text, remedy))
     return found

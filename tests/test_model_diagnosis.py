@@ -127,7 +127,7 @@ def test_a_wrong_model_stopped_far_above_its_floor(diagnosed):
 
 
 def test_outputs_that_are_less_sure_than_they_could_be_are_told_by_a_factor(diagnosed):
-    """Right names with log-odds of ±1.2, that is 0.263 nats; twice as sure ones would have 0.087."""
+    """Right names with log-odds of 1.2, which is a loss of 0.263 nats: the surer the better."""
     looked = diagnosed("own", predict=lambda x: own_step(x) / 20)
     (finding,) = [f for f in looked.findings if f.cause == "optimisation"]
     assert "Log-odds 10.0 times as large would take 0.2633 off it." in finding.evidence
