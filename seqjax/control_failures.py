@@ -26,6 +26,7 @@ ONE_BATCH = 32  # sequences that most trainings take at once
 FEWER = 4  # times fewer sequences, after which outputs are nearer to where they began
 STANDS = 0.05  # of a loss: by less no training moves in half its epochs that is on its way to 0
 REACHES = 2  # steps by which labels are shifted by mistake
+CLOSE = WORTH_IT / 10  # nats: what float32 sums and a batch that was dropped make
 RESPONDS = WORTH_IT / 10  # nats by which outputs differ between inputs: with less they are as good as constant
 
 
@@ -101,11 +102,16 @@ def of_own_feature(trial: Trial, cause: str, evidence: str, remedy: str) -> Find
 
 
 def meets_others(trainer: Trainer, n: int) -> list[Finding]:
-    """Where a loss compares outputs with the labels of other steps, it is such labels that meet their outputs."""
+    """Where a loss compares outputs with the labels of other steps, it is such labels that meet their outputs.
+
+    Whichever way round the labels are: outputs that were never trained may name some rightly.
+    """
     if trainer.shape.steps > 1 and not trainer.shape.per_sequence:
         for back in (1, -1):
-            trial = trainer.run(data.shifted(lambda shape, back=back: back), n)
-            if elsewhere := shifted(trainer, trial):
+            draw = data.shifted(lambda shape, back=back: back)
+            trial = trainer.run(draw, n)
+            elsewhere = shifted(trainer, trial)
+            if elsewhere and shifted(trainer, trainer.run(draw, n, reversed_labels(trainer.shape))):
                 return [of_own_feature(trial, *elsewhere)]
     return []
 
@@ -146,7 +152,7 @@ def holds_all_labels(trainer: Trainer, own: Trial) -> list[Finding]:
     score, shape = own.score, trainer.shape
     if score is None or own.outputs is None or not REACHED * score.prior < score.loss < score.prior:
         return []
-    told = facts.told(own.losses, own.outputs, own.test) if own.losses else None
+    told = facts.told(own.losses, own.of_known, own.known) if own.losses and own.of_known else None
     explained = told is not None and (told.form is None or told.form.cause != "wrong_loss")
     if explained and state(score, 0.0) == "passed":
         return []
@@ -273,141 +279,233 @@ def held_down(trainer: Trainer, few: Trial, own: Trial) -> list[Finding]:
     return [of_own_feature(own, "stuck_at_prior", text, remedy)]
 
 
+def climbs(trainer: Trainer, few: Trial) -> list[Finding]:
+    """Updates that go up: from near guessing the loss rises in each of a few, and outputs away from the labels.
+
+    Steps that are too large throw the loss up at once, and down again.
+    """
+    curve = facts.course(few.losses)
+    if curve is None or not curve.finite or not few.losses or len(few.losses) < 4 or few.score is None:
+        return []
+    rises = np.diff(few.losses)
+    near = few.losses[0] <= 2 * math.log(trainer.shape.num_classes) and rises[0] < few.losses[0]
+    if not near or rises.min() <= 0 or few.score.loss <= few.score.prior:
+        return []
+    away = follows(few, trainer.run(data.own, few.n, reversed_labels(trainer.shape)), trainer.shape, True)
+    if away >= 0:
+        return []
+    text = (
+        f"with {few.n} sequences, an update or so an epoch, the reported loss rises in every epoch, from "
+        f"{nats(few.losses[0])} to {nats(few.losses[-1])}, and outputs move {-away:.2g} nats away from the labels"
+    )
+    remedy = (
+        "Updates go up: minimise the loss, and not its negative; an optax chain ends with "
+        "scale_by_learning_rate, or a negative scale."
+    )
+    return [of_own_feature(few, "wrong_loss", text, remedy)]
+
+
 def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
-    """Why a training learns nothing of a label that stands among the features."""
+    """Why a training learns nothing of a label that stands among the features, beside more and more others."""
+    if found := by_itself(trainer, own):
+        return found
+    flipped = trainer.run(data.own, own.n, reversed_labels(trainer.shape))
+    if flipped.score is None or flipped.outputs is None:
+        return []
+    if found := by_its_loss(trainer, own, flipped):
+        return found
+    few = few_updates(trainer)
+    return (
+        by_few_updates(trainer, own, flipped, few)
+        or by_what_is_known(trainer, own, flipped, few)
+        or by_traces(trainer, own, flipped, few)
+    )
+
+
+def by_itself(trainer: Trainer, own: Trial) -> list[Finding]:
+    """From this one training: numbers, names and places of classes, the sign."""
     assert own.score is not None
-    assert own.outputs is not None
-    shape, score, n = trainer.shape, own.score, own.n
-    curve, losses = facts.course(own.losses), own.losses or []
-    reported = f"the reported loss is {counted(losses[-1])}" if losses else "no loss was reported"
-
-    def found(cause: str, evidence: str, remedy: str) -> list[Finding]:
-        return [of_own_feature(own, cause, evidence, remedy)]
-
-    # From this one training: numbers, names and places of classes, the sign.
+    shape, score, losses = trainer.shape, own.score, own.losses or []
     if not math.isfinite(sum(losses)) or not score.finite:
         return not_finite(trainer, own)
     if names := renamed(own, shape):
         told = ", ".join(f"{a} as {b}" for a, b in names.items())
-        same = "each class is surely called by another's name"
-        return found(
-            "wrong_loss",
-            f"{same} ({told}), accuracy {score.accuracy:.3f}",
-            "Check that classes are counted from 0 in the loss too, and the sign of the loss.",
-        )
+        text = f"each class is surely called by another's name ({told}), accuracy {score.accuracy:.3f}"
+        remedy = "Check that classes are counted from 0 in the loss too, and the sign of the loss."
+        return [of_own_feature(own, "wrong_loss", text, remedy)]
     if elsewhere := shifted(trainer, own):
-        return found(*elsewhere)
+        return [of_own_feature(own, *elsewhere)]
     least = float(shape.frequencies.min())
     if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > 2 * math.log(shape.num_classes):
-        return found(
-            "wrong_loss",
-            f"accuracy {score.accuracy:.3f}, far below the {least:.3f} of naming the rarest class; {reported}",
-            "The loss has the wrong sign: minimise it, do not maximise it.",
+        text = (
+            f"accuracy {score.accuracy:.3f}, far below the {least:.3f} of naming the rarest class; {reported(own)}"
         )
-    # Beside the same with labels the other way round: forms of output, another loss, other parameters.
-    flipped = trainer.run(data.own, n, reversed_labels(shape))
-    if flipped.score is None or flipped.outputs is None:
-        return []
-    forms = confirmed([("own_feature", own), ("own_feature", flipped)])
+        remedy = "The loss has the wrong sign: minimise it, do not maximise it."
+        return [of_own_feature(own, "wrong_loss", text, remedy)]
+    return []
+
+
+def reported(trial: Trial) -> str:
+    """The last reported loss, in words."""
+    return f"the reported loss is {counted(trial.losses[-1])}" if trial.losses else "no loss was reported"
+
+
+def by_its_loss(trainer: Trainer, own: Trial, flipped: Trial) -> list[Finding]:
+    """Beside the same with labels the other way round: forms of the loss, another loss, labels that are seen,
+    other parameters than those that were trained."""
+    assert own.score is not None
+    losses, prior = own.losses or [], own.score.prior
+    forms = confirmed([("own_feature", own), ("own_feature", flipped)]) or of_still(own, lambda: flipped)
     if forms:
         return forms
-    if other := other_loss(own, flipped, shape):
-        return found(*other)
-    if losses and min(losses) >= 0 and losses[-1] < 0.5 * score.prior:
-        random = trainer.run(data.at_random, n)
-        if leak := leaked(random, own, []):
-            return [leak]
-        return found(
-            "does_not_train",
-            f"{reported}, yet the outputs that predict gives have {nats(score.loss)}",
-            "Predict with the parameters that were trained: those that it uses know nothing.",
-        )
-    # Beside a few updates: too large steps, a penalty.
-    few = few_updates(trainer)
-    if held := held_down(trainer, few, own):
+    if other := other_loss(own, flipped, trainer.shape):
+        return [of_own_feature(own, *other)]
+    if not losses or min(losses) < 0 or losses[-1] >= 0.5 * prior:
+        return []
+    if leak := leaked(trainer.run(data.at_random, own.n), own, []):
+        return [leak]
+    text = f"{reported(own)}, yet the outputs that predict gives have {nats(own.score.loss)}"
+    remedy = "Predict with the parameters that were trained: those that it uses know nothing."
+    return [of_own_feature(own, "does_not_train", text, remedy)]
+
+
+def by_few_updates(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[Finding]:
+    """Beside a few updates: a penalty, steps the wrong way, too large steps."""
+    assert own.score is not None
+    score, classes, curve = own.score, trainer.shape.num_classes, facts.course(own.losses)
+    if held := held_down(trainer, few, own) or climbs(trainer, few):
         return held
     before = few.losses[0] if few.losses and math.isfinite(few.losses[0]) else 0.0
-    if hot := overshoot([("own_feature", own), ("own_feature", flipped)], shape, before):
+    if hot := overshoot([("own_feature", own), ("own_feature", flipped)], trainer.shape, before):
         return [hot]
     jumps = curve is not None and curve.jump > REACHED * score.prior
-    if score.loss > 2 * math.log(shape.num_classes) or (jumps and score.loss > score.prior + WORTH_IT):
+    if score.loss > 2 * math.log(classes) or (jumps and score.loss > score.prior + WORTH_IT):
         text = (
             f"the loss is {nats(score.loss)} where guessing gives {nats(score.prior)}, outputs are sure and wrong"
         )
         jump = f"; from one epoch to the next it rose by {nats(curve.jump)}" if curve and jumps else ""
-        return found("learning_rate_high", text + jump, facts.LOWER)
-    # By what outputs know all the same: how often each class occurs, and no more.
+        return [of_own_feature(own, "learning_rate_high", text + jump, facts.LOWER)]
+    return []
+
+
+def by_what_is_known(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[Finding]:
+    """By what outputs know all the same: labels of other steps; how often each class occurs, and no more."""
+    assert own.score is not None
+    shape, score, curve = trainer.shape, own.score, facts.course(own.losses)
     spread, how_often = response(own, shape), knows_prior(own, shape) and knows_prior(flipped, shape)
-    if how_often and spread > RESPONDS and (moved := meets_others(trainer, n)):
+    if spread > RESPONDS and (moved := meets_others(trainer, own.n)):
         return moved
-    if curve and curve.steady and curve.falling > WORTH_IT:
+    if curve and curve.steady and (curve.falling > WORTH_IT or not (how_often or curve.flat)):
         return [slow(own, 1.0)]
+    what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, guessing "
+    what += f"{nats(score.prior)})"
+    if how_often and spread > RESPONDS and as_it_began(trainer, few, own):
+        text = (
+            f"{what}; they move with the input (log-odds spread {spread:.2g}) as they did after the first "
+            f"updates: only the last bias learns"
+        )
+        remedy = (
+            "Look whether the other layers are frozen (requires_grad, trainable), held by the optimiser, and "
+            "reached by the gradient."
+        )
+        return [of_own_feature(own, "does_not_train", text, remedy)]
+    if how_often and spread > RESPONDS:
+        # What moves with the input and is trained would find the feature first, if labels met their outputs.
+        text = (
+            f"{what}; yet they move with the input (log-odds spread {spread:.2g}), so labels do not meet "
+            f"their own outputs in the loss"
+        )
+        remedy = (
+            "Compare the shapes of outputs and labels in the loss: [M, 1] against [M] broadcasts to [M, M]; and "
+            "keep x and y in one order."
+        )
+        return [of_own_feature(own, "wrong_loss", text, remedy)]
     if how_often:
-        what = f"outputs give each class its frequency, whatever the input ({nats(score.loss)}, "
-        what += f"guessing {nats(score.prior)})"
-        if spread > RESPONDS and as_it_began(trainer, few, own):
-            return found(
-                "does_not_train",
-                f"{what}; they move with the input (log-odds spread {spread:.2g}) as they did after the first "
-                f"updates: only the last bias learns",
-                "Look whether the other layers are frozen (requires_grad, trainable), held by the optimiser, and "
-                "reached by the gradient.",
-            )
-        if spread > RESPONDS:
-            # What moves with the input and is trained would find the feature first, if labels met their outputs.
-            return found(
-                "wrong_loss",
-                f"{what}; yet they move with the input (log-odds spread {spread:.2g}), so labels do not meet "
-                f"their own outputs in the loss",
-                "Compare the shapes of outputs and labels in the loss: [M, 1] against [M] broadcasts to "
-                "[M, M]; and keep x and y in one order.",
-            )
-        return found(
-            "stuck_at_prior",
-            f"{what}; their log-odds spread by {spread:.2g}",
-            "Only the last bias learns: look for dead or saturated units, a cut gradient, inputs far from "
-            "unit scale, or a penalty that is too strong.",
+        text = f"{what}; their log-odds spread by {spread:.2g}"
+        remedy = (
+            "Only the last bias learns: look for dead or saturated units, a cut gradient, inputs far from unit "
+            "scale, or a penalty that is too strong."
         )
-    if curve and curve.steady and not curve.flat:
-        return [slow(own, 1.0)]
+        return [of_own_feature(own, "stuck_at_prior", text, remedy)]
     if curve and not curve.flat and spread <= RESPONDS:
-        return found(
-            "stuck_at_prior",
+        text = (
             f"outputs are the same whatever the input (log-odds spread {spread:.2g}), the loss is "
-            f"{nats(score.loss)}, guessing {nats(score.prior)}",
+            f"{nats(score.loss)}, guessing {nats(score.prior)}"
+        )
+        remedy = (
             "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
-            "for a gradient that is cut off.",
+            "for a gradient that is cut off."
         )
-    # They know nothing: too small steps leave a trace in the right direction, no steps leave none.
+        return [of_own_feature(own, "stuck_at_prior", text, remedy)]
+    return []
+
+
+def by_traces(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[Finding]:
+    """They know nothing: too small steps leave a trace in the right direction, no steps leave none."""
+    assert own.score is not None
+    shape, score, curve = trainer.shape, own.score, facts.course(own.losses)
     seeded = is_seeded(few, few_updates(trainer))
-    for size in (n, n // FEWER):
-        pair = (
-            (own, flipped)
-            if size == n
-            else (trainer.run(data.own, size), trainer.run(data.own, size, reversed_labels(shape)))
+    apart = follows(own, flipped, shape, seeded)
+    if apart <= 0:  # after fewer updates outputs are nearer to where they began
+        less = own.n // FEWER
+        pair = trainer.run(data.own, less), trainer.run(data.own, less, reversed_labels(shape))
+        apart = follows(*pair, shape, seeded)
+    way = f"after training on reversed labels outputs differ by {apart:.2g} nats in the right direction"
+    if apart > score.prior:
+        text = (
+            f"{way}, more than there is to learn ({nats(score.prior)}), and are no better than guessing: steps or "
+            f"classes do not meet their own labels in the loss"
         )
-        if apart := follows(*pair, shape, seeded):
-            if apart > score.prior:
-                return found(
-                    "wrong_loss",
-                    f"after training on reversed labels outputs differ by {apart:.2g} nats in the right "
-                    f"direction, more than there is to learn ({nats(score.prior)}), and are no better than "
-                    f"guessing: steps or classes do not meet their own labels in the loss",
-                    "Compare the axes of outputs and labels in the loss: a transpose is no reshape or view.",
-                )
-            return found(
-                "learning_rate_low",
-                f"after training on reversed labels outputs differ by {apart:.1g} nats in the right direction",
-                facts.RAISE,
-            )
-    how = "the loss did not move" if curve and curve.flat else reported
-    return found(
-        "does_not_train",
-        f"{how}; outputs know neither the feature nor how often a class occurs "
-        f"({nats(score.loss)}, guessing {nats(score.prior)}), whichever way round the labels are",
-        "Look whether the optimiser holds these parameters, the gradient reaches them, and each update is "
-        "kept (optimizer.step(), params = ...).",
+        remedy = "Compare the axes of outputs and labels in the loss: a transpose is no reshape or view."
+        return [of_own_feature(own, "wrong_loss", text, remedy)]
+    if apart > 0:
+        return [of_own_feature(own, "learning_rate_low", way, facts.RAISE)]
+    how = "the loss did not move" if curve and curve.flat else reported(own)
+    text = (
+        f"{how}; outputs know neither the feature nor how often a class occurs ({nats(score.loss)}, guessing "
+        f"{nats(score.prior)}), whichever way round the labels are"
     )
+    remedy = (
+        "Look whether the optimiser holds these parameters, the gradient reaches them, and each update is kept "
+        "(optimizer.step(), params = ...)."
+    )
+    return [of_own_feature(own, "does_not_train", text, remedy)]
+
+
+def of_still(own: Trial, flipped: Callable[[], Trial]) -> list[Finding]:
+    """A wrong form of the loss, of a training whose loss stands still; also with labels the other way round."""
+    found = still(own)
+    if found is None:
+        return []
+    told, per = found
+    if (again := still(flipped())) is None or again[0].form != told.form:
+        return []
+    assert own.losses is not None
+    assert told.form is not None
+    text = f"the reported loss is {nats(own.losses[-1])}"
+    if per != 1:
+        text += f", of which each of {per:.3g} steps has {nats(own.losses[-1] / per)}"
+    text += f"; the outputs have {nats(told.own)}, and {nats(told.value)} with {told.form.words}"
+    return [of_own_feature(own, told.form.cause, text, told.form.remedy)]
+
+
+def still(trial: Trial) -> tuple[facts.Told, float] | None:
+    """The wrong form of the loss that gives the last one to within what it moved in the later half of the epochs.
+
+    As a mean over steps, or as their sum: over how many, else 1.  Where it moved little, forms can be told that
+    else look alike; the outputs' own loss is ten times as far away.  Labels that broadcast are not told by that:
+    those of other steps do not hang on the outputs either, and come to the same.
+    """
+    late = (trial.losses or [])[len(trial.losses or []) // 2 :]
+    if len(late) < 2 or trial.of_known is None:
+        return None
+    for per in (1.0, float(np.asarray(trial.known.mask).sum(1).mean())):
+        close = max(CLOSE, (max(late) - min(late)) / per)
+        told = facts.told([late[-1] / per], trial.of_known, trial.known, close)
+        if told is not None:
+            far = abs(told.value - told.own) >= 10 * close
+            return (told, per) if told.form and told.form.cause != "wrong_loss" and far else None
+    return None
 
 
 def is_seeded(one: Trial, other: Trial) -> bool:
@@ -419,19 +517,22 @@ def is_seeded(one: Trial, other: Trial) -> bool:
 
 def other_loss(own: Trial, flipped: Trial, shape: Shape) -> tuple[str, str, str] | None:
     """The cause `wrong_loss`, its evidence and remedy, where outputs are the same whatever inputs and labels are,
-    and a loss is reported that stays below theirs: not the cross-entropy, and no penalty on top of it."""
+    and the reported loss stays below theirs, or is another with labels the other way round: not the cross-entropy,
+    and no penalty on top of it."""
     assert own.outputs is not None
     assert flipped.outputs is not None
     assert own.score is not None
     spread, apart = response(own, shape), float(np.abs(own.outputs.log_p - flipped.outputs.log_p).max())
-    below = own.score.loss - max(own.losses or [math.inf])
-    if spread > WORTH_IT or apart > WORTH_IT or below <= REACHED * own.score.prior:
+    if spread > WORTH_IT or apart > WORTH_IT or not own.losses or not flipped.losses:
         return None
-    assert own.losses is not None
+    below = own.score.loss - max(own.losses)
+    numbers = abs(own.losses[-1] - flipped.losses[-1])  # labels are numbers to it
+    if max(below, numbers) <= REACHED * own.score.prior:
+        return None
     text = (
-        f"the reported loss is {nats(own.losses[-1])}, where the cross-entropy of the outputs is "
-        f"{nats(own.score.loss)}; it drives them to be the same whatever inputs and labels are (log-odds spread "
-        f"{spread:.2g})"
+        f"the reported loss is {nats(own.losses[-1])}, and {nats(flipped.losses[-1])} with labels the other way "
+        f"round, where the cross-entropy of the outputs is {nats(own.score.loss)}; it drives them to be the same "
+        f"whatever inputs and labels are (log-odds spread {spread:.2g})"
     )
     remedy = (
         "Use the cross-entropy, and compare the shapes of outputs and labels in the loss: class numbers [N, T, 1] "
@@ -441,7 +542,8 @@ def other_loss(own: Trial, flipped: Trial, shape: Shape) -> tuple[str, str, str]
 
 
 def follows(own: Trial, flipped: Trial, shape: Shape, seeded: bool = False) -> float:
-    """By how many nats outputs differ toward the labels that they were trained on; 0 below three standard errors.
+    """By how many nats outputs differ toward the labels that they were trained on, of each class; below 0: away
+    from them.  0 below three standard errors.
 
     Where it is not known that both trainings began with the same parameters (seeded), they differ by less than
     half of what they differ by between inputs: other parameters would make a larger difference.
@@ -457,8 +559,8 @@ def follows(own: Trial, flipped: Trial, shape: Shape, seeded: bool = False) -> f
     )
     toward = of_labels(difference, own.test.labels) - of_labels(difference, flipped.test.labels)
     mean, error = facts.mean_and_error(toward, np.asarray(own.test.mask))
-    each = [toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes]
-    return mean if mean > max(SIGMAS * error, ROUNDING) and min(each) >= 0 else 0.0
+    each = np.array([toward[own.test.mask & (own.test.labels == c)].mean() for c in shape.classes])
+    return mean if abs(mean) > max(SIGMAS * error, ROUNDING) and (each * np.sign(mean) >= 0).all() else 0.0
 
 
 def not_finite(trainer: Trainer, own: Trial) -> list[Finding]:

@@ -6,6 +6,7 @@ A training was set up for other data: on a small control it makes few updates, a
 wrong.  So what counts is how it falls short: see `state`.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -69,11 +70,11 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
     found: dict[str, list[tuple[str, Trial, facts.Told]]] = {}
     for name, trial in trials:
         score = trial.score
-        if not trial.losses or trial.outputs is None or score is None:
+        if not trial.losses or trial.of_known is None or score is None:
             continue
         if score.names_rightly and abs(trial.losses[-1]) <= REACHED * score.prior:
             continue
-        if told := facts.told(trial.losses, trial.outputs, trial.test):
+        if told := facts.told(trial.losses, trial.of_known, trial.known):
             found.setdefault(told.form.cause if told.form else "", []).append((name, trial, told))
     found.pop("", None)
     if len(found) != 1:
@@ -83,9 +84,9 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
         return []
     name, trial, told = max(cases, key=lambda case: abs(case[2].value - case[2].own))
     assert told.form is not None
-    assert trial.outputs is not None
+    assert trial.of_known is not None
     # A softmax or sigmoid of probabilities leaves no less, however right they are (`observed`).
-    least = math.log1p((trial.outputs.log_p.shape[-1] - 1) / math.e) - WORTH_IT
+    least = math.log1p((trial.of_known.log_p.shape[-1] - 1) / math.e) - WORTH_IT
     if cause in TWICE and any(min(other.losses or [math.inf]) < least for _, other in trials):
         return []
     last = (trial.losses or [math.nan])[-1]
@@ -287,19 +288,6 @@ def padding_state(trainer: Trainer, own: Trial, trial: Trial) -> tuple[str, floa
     return ("respected" if rise <= max(WORTH_IT, REACHED * score.prior) else "unclear"), wrong
 
 
-def learns_empty_padding(trainer: Trainer, n: int) -> tuple[bool, float]:
-    """Whether steps of zeros beyond the mask are given the label that stands there; and how probable it is made.
-
-    A training may tell padding by its zeros, with no use of the mask: then it does not learn their label.
-    """
-    trial = trainer.run(lambda *args: data.padded(*args, empty=True), n)
-    if trial.outputs is None:
-        return False, math.nan
-    padding = ~np.asarray(trial.test.mask)
-    p = float(np.exp(of_labels(trial.outputs.log_p, trial.test.labels))[padding].mean())
-    return p > 1 - REACHED, p
-
-
 def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding | None, str]:
     """What is wrong where garbage stands in the padding, if anything, and the numbers in words."""
     found, wrong = padding_state(trainer, own, trial)
@@ -313,15 +301,27 @@ def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding
         return finding(
             "mask_inverted", trial, 0.0, text, "Turn the mask round: true or 1 where a step counts."
         ), found
-    if found == "ignored":
-        learns, p = learns_empty_padding(trainer, trial.n)
-        if not learns:
-            return None, "unclear"
+    if found == "respected" or (found == "unclear" and state(own.score, 0.0) != "passed"):
+        return None, found
+    # Steps of zeros beyond the mask, all with one label: a training may tell padding by its zeros.
+    empty = trainer.run(functools.partial(data.padded, empty=True), trial.n)
+    if empty.outputs is None or empty.score is None:
+        return None, "unclear"
+    padding = ~np.asarray(empty.test.mask)
+    p = float(np.exp(of_labels(empty.outputs.log_p, empty.test.labels))[padding].mean())
+    if found == "ignored" and p > 1 - REACHED:
         text = f"Labels beyond the mask are learnt (zeros there get theirs with probability {p:.2f}); {loss}."
-        return finding(
-            "mask_ignored", trial, 0.0, text, "Multiply each step's loss by the mask, divide by its sum."
-        ), found
-    return None, found
+        remedy = "Multiply each step's loss by the mask, divide by its sum."
+        return finding("mask_ignored", trial, 0.0, text, remedy), found
+    if state(own.score, 0.0) == "passed" and empty.score.loss > empty.score.prior / 2:
+        text = (
+            f"One feature is the label: of sequences of one length it is learnt (loss {nats(own.score.loss)}), of "
+            f"several lengths it is not, with zeros beyond them ({nats(empty.score.loss)}, guessing gives "
+            f"{nats(empty.score.prior)})."
+        )
+        remedy = "Where sequences are sorted or packed by length, sort labels and mask too, or put outputs back."
+        return finding("wrong_loss", empty, 0.0, text, remedy), "unclear"
+    return None, "unclear"
 
 
 def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Finding:

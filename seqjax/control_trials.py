@@ -24,11 +24,19 @@ from seqjax.user_code import one_line
 
 Fit = Callable[..., Any]
 
+KNOWN = 2048  # sequences on which a reported loss is computed again
+
 
 class Trial(NamedTuple):
-    """One training on one control.  error: what kept it from an answer, and then there is no score."""
+    """One training on one control.  error: what kept it from an answer, and then there is no score.
+
+    test, outputs, score: sequences that it was not trained on.  known, of_known: some that it was, and its outputs
+    for these, of which the reported losses are.
+    """
 
     n: int
+    known: Batch
+    of_known: Outputs | None
     test: Batch
     predict: Callable[[np.ndarray], Any] | None
     losses: list[float] | None
@@ -92,16 +100,18 @@ class Trainer(NamedTuple):
         started = time.perf_counter()
         rng = np.random.default_rng([self.seed, n])
         batch = change(draw(self.shape, n, rng, self.scaled))
+        known = Batch(*(part[:KNOWN] for part in batch))
         test = change(draw(self.shape, self.num_test, np.random.default_rng([self.seed, n, 1]), self.scaled))
-        predict = losses = outputs = score = error = None
+        predict = losses = outputs = of_known = score = error = None
         try:
             predict, losses = train(self.fit, batch)
             losses = losses and [loss / self.per for loss in losses]
-            outputs = self.read(predict, test.inputs)
+            of_known, outputs = (self.read(predict, some.inputs) for some in (known, test))
             score = facts.score(outputs, test)
         except Exception as problem:  # whatever somebody's own code may raise
             error = one_line(str(problem)) or type(problem).__name__
-        return Trial(n, test, predict, losses, outputs, score, error, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Trial(n, known, of_known, test, predict, losses, outputs, score, error, seconds)
 
 
 def steps_summed(trial: Trial) -> float:

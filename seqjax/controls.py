@@ -25,8 +25,8 @@ from seqjax.control_failures import (
     follows,
     held_down,
     holds_all_labels,
-    knows_prior,
     meets_others,
+    of_still,
     reversed_labels,
     stopped,
 )
@@ -235,7 +235,8 @@ def _own_feature(job: _Run, control: Control, n: int, total: int) -> Trial | Non
             job.findings += at_chance(job.trainer, trial)
         job.row(control, False, f"At chance: {names}; {control.failure}.", trial, 0.0)
         return None
-    job.findings += _held_up(job, trial, total, found == "learning")
+    # What holds it up is why it needs more sequences than there are, if that was found.
+    job.findings = _held_up(job, trial, total, found == "learning") or job.findings
     if found == "learning":
         job.row(control, None, f"It learns, but was not done: {names} after {trial.n} sequences.", trial, 0.0)
     else:
@@ -279,7 +280,7 @@ def _own_trial(job: _Run, control: Control, n: int, total: int) -> tuple[Trial, 
         if (curve and curve.flat) or (flipped.score is not None and state(flipped.score, 0.0) == "chance"):
             found = "chance"
             job.findings.clear()
-        elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape):
+        elif curve is None and flipped.score is not None and follows(trial, flipped, job.trainer.shape) > 0:
             found = "chance"  # it moved by so little that what it knows was there before
     return trial, found
 
@@ -298,10 +299,13 @@ def _mask_inverted(job: _Run, trial: Trial, n: int) -> list[Finding]:
 
 def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Finding]:
     """What keeps a training that learns from all that there is."""
-    shape, n = job.trainer.shape, trial.n
+    n = trial.n
     if 5 * trial.seconds < job.left / 3:
-        moved = meets_others(job.trainer, n) if learning and knows_prior(trial, shape) else []
-        if wrong := moved or holds_all_labels(job.trainer, trial):
+        assert trial.score is not None
+        unsure = learning or trial.score.loss > trial.score.prior / 2
+        flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
+        wrong = (of_still(trial, flipped) or meets_others(job.trainer, n)) if unsure else []
+        if wrong := wrong or holds_all_labels(job.trainer, trial):
             return wrong
     if stands := stopped(job.trainer, trial):
         return [stands]
@@ -447,9 +451,8 @@ def _read_padding(job: _Run, control: Control, own: Trial, trial: Trial, reachab
     assert own.score is not None
     found, how = padding_finding(job.trainer, own, trial)
     numbers = f"loss {nats(score.loss)} with wrong labels beyond the mask, {nats(own.score.loss)} without"
-    job.row(
-        control, {"respected": True, "unclear": None}.get(how, False), f"Mask {how}: {numbers}.", trial, reachable
-    )
+    passed = False if found else {"respected": True, "unclear": None}.get(how, False)
+    job.row(control, passed, f"Mask {how}: {numbers}.", trial, reachable)
     if found:
         job.findings.append(found)
 

@@ -139,6 +139,23 @@ def standard(params: Any, framework: str, seed: int) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), made)
 
 
+def orthogonal(params: Any, seed: int) -> Any:
+    """The parameters with square kernels, as those of a recurrence are, orthogonal: a step hands on what it gets.
+
+    Up to four gates side by side are squares of their own.
+    """
+    rng = np.random.default_rng(seed)
+
+    def made(leaf: Any) -> Any:
+        size, most = (min(np.shape(leaf)), max(np.shape(leaf))) if np.ndim(leaf) == 2 else (1, 1)
+        if size == 1 or most % size or most > 4 * size:
+            return leaf
+        squares = [np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(most // size)]
+        return np.asarray(np.concatenate(squares, int(np.argmax(np.shape(leaf)))), leaf.dtype)
+
+    return jax.tree.map(made, params)
+
+
 class Lab:
     """The model, the data and the compiled programs of one short run.
 
@@ -228,10 +245,12 @@ class Lab:
             return list(pool.map(more, range(len(runs))))
 
     def started(self, way: str) -> list[Any]:
-        """The initialisations as a remedy would have them: "fresh", "shrunk", or as they are."""
+        """The initialisations as a remedy would have them: "fresh", "shrunk", "orthogonal", or as they are."""
         if way == "fresh":
             framework = self.trainable.framework
             return [standard(start, framework, self.seed + n) for n, start in enumerate(self.starts)]
+        if way == "orthogonal":
+            return [orthogonal(start, self.seed + n) for n, start in enumerate(self.starts)]
         return [scaled(start, SHRUNK) for start in self.starts] if way == "shrunk" else self.starts
 
     def seen_steps(self) -> np.ndarray:

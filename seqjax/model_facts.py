@@ -94,7 +94,9 @@ def examine(
         part = broken[-1] if broken[-1].any() else broken[0]
         n, m = int(part.any(1).sum()), len(part)
         values["not_finite"] = {"sequences": n, "of": m}
-        findings.append(_not_finite(n, m))
+        # With a mask turned round attention has nothing to look at where there is no padding.
+        full = (sets[-1] if broken[-1].any() else sets[0]).present.all(1)
+        findings.append(_nothing_left(n, m) if (part.any(1) == full).all() and n < m else _not_finite(n, m))
         return ModelFacts(values, findings, None, None, None, None, sets)
 
     loss, error = e.mean(e.losses)
@@ -217,6 +219,11 @@ def _not_finite(n: int, m: int) -> Finding:
     return Finding("exploding_gradient", share, interval(share, error), text, how)
 
 
+def _nothing_left(n: int, m: int) -> Finding:
+    text = f"Outputs are not finite for all {n} sequences without padding, and finite for the {m - n} with some."
+    return Finding("mask_inverted", n / m, (n / m, n / m), text, swap_facts.TURN_ROUND)
+
+
 # --- Swaps -------------------------------------------------------------------------------------------------------
 
 
@@ -305,9 +312,12 @@ def _swaps(
     values["sees_other_steps"] = bool(others[scored].any())
     if causal and arrays.labels_per == "step":
         findings.append(_sees_future(field, moved["later"], scored))
-    padding = _padding(log_p_of, batch, seed)
+    present = present_of(batch.inputs, many)
+    padding = swap_facts.reads_padding(log_p_of, some, present, some_mask)
     values["padding"] = padding
     findings.append(swap_facts.mask_ignored(padding))
+    if not field.batch_leak and not unsteady:
+        findings.append(swap_facts.sees_padding_alone(log_p_of, some, present, some_mask))
     family = family_of(log_p_of, batch, field, arrays, seed)
     return field, family, values, [f for f in findings if f], small
 
@@ -344,16 +354,6 @@ def _sees_future(field: ReceptiveField, later: dict[str, Any] | None, scored: np
     text += f"({int(cells.sum())} of {pairs} pairs of an output and a later step)."
     how = "Use a causal mask, causal padding, or one direction only."
     return Finding("sees_future", mean, (low, high), text, how)
-
-
-def _padding(log_p_of: Callable, batch: Batch, seed: int) -> dict[str, Any] | None:
-    n = len(batch.labels)
-    rows = np.sort(np.random.default_rng(seed + 2).permutation(n)[:FIRST])
-    present = present_of(batch.inputs, rows)
-    if present.all():
-        return None
-    x, mask = inputs_given(batch.inputs, rows), np.asarray(batch.mask[rows])
-    return swap_facts.reads_padding(log_p_of, x, present, mask)
 
 
 # --- The rung ----------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ IN_WORDS = {  # another way to start the same run
     "fresh": "from a standard initialisation (kernels of variance 1 / inputs, biases 0)",
     "shrunk": "from parameters a tenth as large",
     "standardised": "with standardised inputs",
+    "orthogonal": "with square kernels, as those of a recurrence are, drawn orthogonal",
 }
 
 
@@ -269,7 +270,7 @@ def exploding(seen: Seen) -> Finding | None:
     worse = -seen.gain.mean > WORTH_IT + SIGMAS * seen.gain.se
     if not low > -np.log10(VANISHED):
         return None
-    found = None if worse else seen.better("fresh", "shrunk")
+    found = None if worse else seen.better("fresh", "shrunk", "orthogonal")
     if not worse and not found:
         return None
     harm = found[2] if found else f"after {seen.updates} updates the loss, {seen.loss.mean:.3g}, is above guessing"

@@ -183,6 +183,11 @@ def leak(box: Box, seed: int = 0) -> Finding | None:
         )
         how = "Swap axes with transpose, swapaxes or permute: a reshape keeps the numbers in their order."
         return Finding("scrambled_axes", moved, interval(moved, error), text, how)
+    if steps > 1 and only_step:  # those of a batch normalisation are over all steps
+        text = f"Each step is normalised over the sequences of the batch: {told}, through the same step alone, in "
+        text += "whatever order those come."
+        how = "Normalise over the features (axis=-1), or by numbers of the training set, and not over axis 0."
+        return Finding("batch_leak", moved, interval(moved, error), text, how)
     if not in_order and (steps > 1 or _collapses(box)):
         text = f"Statistics of the batch are in use at prediction: {told}, in whatever order those come."
         how = "Use the running statistics: model.eval(), training=False, use_running_average=True; or scale x "
@@ -372,6 +377,53 @@ def reads_padding(
     moved = nats_moved(box_predict(x), box_predict(others))
     mean, error = by_sequence(moved, mask & padded.any(1, keepdims=True))
     return {"nats": mean, "ci95": interval(mean, error), "varies": varies}
+
+
+TURN_ROUND = (
+    "Turn the mask round: PyTorch's key_padding_mask is true at padding, Flax's and Keras' at steps that count."
+)
+
+
+def sees_padding_alone(
+    predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, present: np.ndarray, mask: np.ndarray
+) -> Finding | None:
+    """Outputs that other steps move only where there is no padding: where there is some, it alone is looked at.
+
+    x `[n, T, F]`, padding included.  Of each sequence with padding an output is tried: the other steps that are
+    present are swapped, once beside its padding, and once beside real inputs in its place.
+    """
+    rows = np.flatnonzero(~present.all(1) & (present.sum(1) > 1) & (mask & present).any(1))[:SEQUENCES]
+    if len(rows) < TRIED:
+        return None
+    x, present, counts = x[rows], present[rows], (mask & present)[rows]
+    rng, n = np.random.default_rng(0), np.arange(len(rows))
+    t = np.array([rng.choice(np.flatnonzero(of)) for of in counts])
+    real = x[present]
+    others, filled = x.copy(), x.copy()
+    swapped = present & (np.arange(x.shape[1]) != t[:, None])
+    others[swapped] = real[rng.permutation(len(real))[np.arange(swapped.sum()) % len(real)]]
+    beside = real[rng.integers(len(real), size=(~present).sum())]
+    filled[~present], others_filled = beside, others.copy()
+    others_filled[~present] = beside
+    padded, full = (
+        nats_moved(predict(a)[n, t], predict(b)[n, t]) for a, b in ((x, others), (filled, others_filled))
+    )
+    if not np.isfinite(padded).all() or padded.max() >= MATERIAL:
+        return None
+    if np.isnan(full).all():
+        text = (
+            "Outputs are not finite for sequences without padding (value: the share), and do not move with other "
+        )
+        text += "steps in those with some: there it alone is looked at."
+        return Finding("mask_inverted", 1.0, (1.0, 1.0), text, TURN_ROUND)
+    mean, error = ratio(full, np.ones(len(full)))
+    if not is_worth(mean, error):
+        return None
+    text = (
+        f"Swapping other steps moves outputs by {mean:.3f} nats in sequences without padding, and not at all in "
+        f"{len(rows)} with some: there the padding alone is looked at."
+    )
+    return Finding("mask_inverted", mean, interval(mean, error), text, TURN_ROUND)
 
 
 def mask_ignored(padding: dict[str, Any] | None) -> Finding | None:

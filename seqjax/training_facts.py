@@ -127,6 +127,21 @@ def _viewed(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     return np.log(np.exp(z).sum(-1)) - of_labels(z, y)
 
 
+def _over_steps(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """A softmax over the steps of a sequence, for each class by itself."""
+    if o.kind != "logits" or o.raw.shape[1] == 1:
+        return None
+    z = o.raw.astype(np.float64)
+    z = z - z.max(1, keepdims=True)
+    return of_labels(np.log(np.exp(z).sum(1, keepdims=True)) - z, y)
+
+
+def _over_steps_of_hot(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """The same against one-hot labels as PyTorch takes [N, T, C]: a sum over steps, a mean over classes."""
+    values, (_, steps, classes) = _over_steps(o, y, mask), o.raw.shape
+    return None if values is None else values * steps / classes
+
+
 class Form(NamedTuple):
     """A wrong form of the cross-entropy.  losses: `(outputs, labels, mask) -> [N, T]`, None where it cannot be.
 
@@ -141,6 +156,9 @@ class Form(NamedTuple):
 
 
 LOGITS_REMEDY = "Put a softmax behind the last layer, or tell the loss that it is given logits (from_logits=True)."
+CLASSES_REMEDY = (
+    "Take the softmax over classes: dim=-1; CrossEntropyLoss wants these second, outputs.transpose(1, 2)."
+)
 FORMS = (
     Form("softmax_twice", _softmax_twice, "softmax applied to the outputs' probabilities once more",
          "Give the loss logits, or tell it that it is given probabilities: one softmax, not two."),
@@ -156,6 +174,9 @@ FORMS = (
     Form("scrambled_axes", _viewed, "outputs [N, T, C] read as [N, C, T] without a transpose",
          "Bring the class axis forward with a transpose (permute, swapaxes): a view or reshape keeps the order of "
          "the numbers, and mixes steps with classes."),
+    Form("softmax_axis", _over_steps, "a softmax over the steps of a sequence", CLASSES_REMEDY),
+    Form("softmax_axis", _over_steps_of_hot, "a softmax over the steps, summed over them, a mean over classes (as "
+         "CrossEntropyLoss takes outputs and one-hot labels [N, T, C])", CLASSES_REMEDY),
     Form("wrong_loss", _all_pairs, "the mean over all pairs of outputs and labels, as broadcasting makes it",
          "Give outputs and labels one shape before the loss: [M, 1] against [M] broadcasts to [M, M]."),
     Form("wrong_loss", _all_steps, "the labels of all steps of a sequence held against each of its outputs",
@@ -187,13 +208,15 @@ class Told(NamedTuple):
     own: float
 
 
-def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None:
+def told(losses: Sequence[float], outputs: Outputs, batch: Batch, close: float | None = None) -> Told | None:
     """Which form of the loss gives the last reported one on these outputs, the nearest; None where none does.
 
     The reported loss is a running mean over the last epoch, whose parameters moved, so what counts as equal is
     how far it moved in that epoch, three standard errors, or a twentieth of it, and at least `WORTH_IT`.  A
     training may report more than its outputs' loss (dropout, penalties): that alone says nothing; nor does a
     loss of nearly 0, where every form is, beside outputs that lack less than a tenth of what there is (`REACHED`).
+
+    close: what counts as equal instead, of outputs that did not move, on what they were trained on.
     """
     losses = [float(loss) for loss in losses]
     if not losses or not math.isfinite(losses[-1]):
@@ -203,7 +226,7 @@ def told(losses: Sequence[float], outputs: Outputs, batch: Batch) -> Told | None
     own, own_error = mean_and_error(-of_labels(outputs.log_p, labels), mask)
 
     def tolerance(error: float) -> float:
-        return max(WORTH_IT, moved, SIGMAS * error, abs(last) / 20)
+        return close or max(WORTH_IT, moved, SIGMAS * error, abs(last) / 20)
 
     if not math.isfinite(own):
         return None

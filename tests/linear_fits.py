@@ -40,6 +40,12 @@ def wrong_sign(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return -value, -slope
 
 
+def uphill(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """The right loss is reported, and climbed."""
+    value, slope = cross_entropy(z, y, mask)
+    return value, -slope
+
+
 def first_class_left_out(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """ignore_index=0, where 0 is a class."""
     return cross_entropy(z, y, np.asarray(mask, bool) & (y > 0))
@@ -68,6 +74,38 @@ def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(-(weight * np.log(z)).sum()), -weight / np.where(np.abs(z) < 1e-3, 1e-3, z)
+
+
+def viewed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """[N, T, C] read as [N, C, T] without a transpose."""
+    value, slope = cross_entropy(z.reshape(len(z), z.shape[2], -1).swapaxes(1, 2), y, mask)
+    return value, slope.swapaxes(1, 2).reshape(z.shape)
+
+
+def viewed_and_summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """The same, summed over the steps of a sequence."""
+    value, slope = viewed(z, y, mask)
+    steps = mask.sum() / len(mask)
+    return value * steps, slope * steps
+
+
+def over_steps(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """A softmax over the steps of a sequence."""
+    log_p, weight = log_softmax(z.swapaxes(1, 2)).swapaxes(1, 2), mask[..., None] / max(mask.sum(), 1)
+    target = weight * hot(y, z.shape[-1])
+    return float(-(target * log_p).sum()), np.exp(log_p) * target.sum(1, keepdims=True) - target
+
+
+def over_steps_of_hot(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """The same, summed over steps, a mean over classes."""
+    value, slope = over_steps(z, y, mask)
+    return value * z.shape[1] / z.shape[2], slope * z.shape[1] / z.shape[2]
+
+
+def weighted(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Each class counts as much as the others."""
+    counts = np.bincount(y[np.asarray(mask, bool)], minlength=z.shape[-1])
+    return cross_entropy(z, y, mask / np.maximum(counts, 1)[y])
 
 
 def squares_of_class_numbers(z: Array, y: Array, mask: Array) -> tuple[float, Array]:

@@ -49,6 +49,12 @@ def of_the_next_step(x, y, mask):
     return x[:, :-1], y[:, 1:], mask[:, 1:]
 
 
+def by_length(x, y, mask):
+    """As for a packed sequence; labels stay where they were."""
+    order = np.argsort(-np.asarray(mask).sum(1), kind="stable")
+    return x[order], y, mask[order]
+
+
 def larger_by_step(x):
     """As a recurrence whose state is 30 times as large after each step beyond the second."""
     return x * 30.0 ** (x.shape[1] - 2)
@@ -84,6 +90,8 @@ MISTAKES = {
     "rate_of_1e-5_without_losses": ("learning_rate_low", {"rate": 1e-5, "losses_too": False}, {}),
     "wrong_sign": ("wrong_loss", {"loss": linear.wrong_sign}, {}),
     "wrong_sign_without_losses": ("wrong_loss", {"loss": linear.wrong_sign, "losses_too": False}, {"classes": 3}),
+    "uphill": ("wrong_loss", {"loss": linear.uphill}, {}),
+    "uphill_slowly": ("wrong_loss", {"loss": linear.uphill, "rate": 0.01}, {"classes": 3, "features": 6}),
     "all_pairs": ("wrong_loss", {"loss": linear.all_pairs}, {}),
     "all_pairs_of_three": ("wrong_loss", {"loss": linear.all_pairs}, {"classes": 3, "steps": 1}),
     "all_steps": ("wrong_loss", {"loss": linear.all_steps}, {}),
@@ -128,6 +136,7 @@ MISTAKES = {
     ),
     "squares": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"classes": 3}),
     "squares_of_two": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"features": 6}),
+    "squares_of_four": ("wrong_loss", {"loss": linear.squares_of_class_numbers, "epochs": 12}, {"classes": 4}),
     "squares_of_all_pairs": ("wrong_loss", {"loss": linear.squares_of_all_pairs, "epochs": 12}, {}),
     "squares_of_all_pairs_of_three": (
         "wrong_loss",
@@ -139,6 +148,26 @@ MISTAKES = {
         "wrong_loss",
         {"loss": linear.squares_of_all_steps, "epochs": 12},
         {"classes": 3, "steps": 2},
+    ),
+    "viewed": ("scrambled_axes", {"loss": linear.viewed}, {}),
+    "viewed_and_summed": (
+        "scrambled_axes",
+        {"loss": linear.viewed_and_summed, "rate": 0.05},
+        {"classes": 4, "steps": 8},
+    ),
+    "shifted_and_weighted": ("outputs_shifted", {"of_data": of_the_next_step, "loss": linear.weighted}, {}),
+    "shifted_and_weighted_of_few": (
+        "outputs_shifted",
+        {"of_data": of_the_next_step, "loss": linear.weighted, "rate": 0.3, "epochs": 3},
+        {"classes": 3, "steps": 6, "n": 1000},
+    ),
+    "softmax_over_steps": ("softmax_axis", {"loss": linear.over_steps}, {}),
+    "softmax_over_steps_of_hot": ("softmax_axis", {"loss": linear.over_steps_of_hot}, {"classes": 3, "steps": 7}),
+    "sorted_by_length": ("wrong_loss", {"of_data": by_length}, {"padded": True}),
+    "sorted_by_length_of_three": (
+        "wrong_loss",
+        {"of_data": by_length},
+        {"padded": True, "classes": 3, "steps": 8},
     ),
     "bias_alone": ("does_not_train", {"bias_alone": True}, {}),
     "shifted_twice": ("outputs_shifted", {"of_data": of_the_next_step}, {}),

@@ -50,6 +50,20 @@ def test_a_standard_initialisation():
     assert (made["scale"] == 1).all()
 
 
+def test_orthogonal_recurrences():
+    kept = {
+        "in": np.ones((6, 4), np.float32),
+        "out": np.ones((20, 2)),
+        "b": np.ones(4),
+        "heads": np.ones((4, 2, 2)),
+    }
+    made = instruments.orthogonal(kept | {"gates": np.ones((4, 12), np.float32), "first": np.ones((12, 4))}, 0)
+    for square in (*np.split(made["gates"], 3, 1), *np.split(made["first"], 3, 0)):
+        assert square @ square.T == pytest.approx(np.eye(4), abs=1e-6)
+    assert made["gates"].dtype == np.float32
+    assert all((made[name] == 1).all() for name in kept)
+
+
 def test_an_estimate_has_the_spread_of_both():
     rng = np.random.default_rng(0)
     inits, noise = np.array([-0.3, -0.1, 0.1, 0.3]), rng.normal(size=(400, 5))

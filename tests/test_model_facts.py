@@ -181,7 +181,7 @@ MIXING = {
     ),
     "attention over the batch": ("batch_time_swapped", lambda w, x: w.logits(attention(x, 0))),
     "batch statistics": ("training_mode", lambda w, x: w.logits(normalised(x, (0, 1)))),
-    "batch statistics of a step": ("training_mode", lambda w, x: w.logits(normalised(x, (0,)))),
+    "batch statistics of a step": ("batch_leak", lambda w, x: w.logits(normalised(x, (0,)))),
     "batch statistics of a hidden layer": (
         "training_mode",
         lambda w, x: w.logits(normalised(np.maximum(x, 0), (0, 1))),
@@ -407,6 +407,43 @@ def test_padding_that_is_read(reads, garbage):
 
     found = causes(examine(predict, data))
     assert ("mask_ignored" in found) == (reads and garbage)
+
+
+def attending(world, to):
+    """Scores of the own step, and the mean of what is attended to: of nothing, not a number."""
+
+    def predict(x):
+        some = to((x == 0).all(-1))[..., None]
+        with np.errstate(invalid="ignore"):
+            seen = (x * some).sum(1, keepdims=True) / some.sum(1, keepdims=True)
+        return x @ world.own + np.broadcast_to(seen @ world.before, (*x.shape[:2], world.classes))
+
+    return predict
+
+
+def everything_if_nothing(padded):
+    return np.where(padded.any(1, keepdims=True), padded, True)
+
+
+@pytest.mark.parametrize("shortest", [2, 5])
+@pytest.mark.parametrize("to", [everything_if_nothing, lambda padded: padded])
+def test_attention_to_padding(to, shortest):
+    """Of a sequence without padding nothing is left, or, where scores are all as low, all of it."""
+    world = World(6, val=False)
+    mask = np.arange(6) < np.random.default_rng(0).integers(shortest, 6, len(world.x))[:, None]
+    data = user_arrays.load(x=np.where(mask[..., None], world.x, 0), y=np.where(mask, world.y, 0), mask=mask)
+    assert first(examine(attending(world, to), data)) == "mask_inverted"
+    healthy = examine(attending(world, np.logical_not), data)
+    assert "mask_inverted" not in causes(healthy)
+
+
+def test_attention_to_padding_where_some_have_none():
+    world = World(6, val=False)
+    mask = np.arange(6) < np.random.default_rng(0).integers(2, 7, len(world.x))[:, None]
+    data = user_arrays.load(x=np.where(mask[..., None], world.x, 0), y=np.where(mask, world.y, 0), mask=mask)
+    [found] = examine(attending(world, lambda padded: padded), data).findings
+    assert found.cause == "mask_inverted"
+    assert found.value == pytest.approx(mask.all(1).mean())
 
 
 # --- Other data --------------------------------------------------------------------------------------------------
