@@ -92,6 +92,11 @@ MISTAKES = {
     "wrong_sign_without_losses": ("wrong_loss", {"loss": linear.wrong_sign, "losses_too": False}, {"classes": 3}),
     "uphill": ("wrong_loss", {"loss": linear.uphill}, {}),
     "uphill_slowly": ("wrong_loss", {"loss": linear.uphill, "rate": 0.01}, {"classes": 3, "features": 6}),
+    "uphill_to_the_rarest": (
+        "wrong_loss",
+        {"loss": linear.uphill, "of_data": lambda x, y, mask: (x / 20, y, mask), "returns": lambda x: x / 20},
+        {"classes": 3},
+    ),
     "all_pairs": ("wrong_loss", {"loss": linear.all_pairs}, {}),
     "all_pairs_of_three": ("wrong_loss", {"loss": linear.all_pairs}, {"classes": 3, "steps": 1}),
     "all_steps": ("wrong_loss", {"loss": linear.all_steps}, {}),
