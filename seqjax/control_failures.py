@@ -350,11 +350,23 @@ def reported(trial: Trial) -> str:
     return f"the reported loss is {counted(trial.losses[-1])}" if trial.losses else "no loss was reported"
 
 
+def says_one(outputs: Outputs) -> bool:
+    """Probabilities of which one is exactly 1, and always the same."""
+    p = outputs.raw
+    return outputs.kind in ("probabilities", "sigmoid") and p.max() == 1 and bool((p == p[0, 0]).all())
+
+
 def by_its_loss(trainer: Trainer, own: Trial, flipped: Trial) -> list[Finding]:
-    """Beside the same with labels the other way round: forms of the loss, another loss, labels that are seen,
-    other parameters than those that were trained."""
+    """Beside the same with labels the other way round: one unit, forms of the loss, another loss, labels that are
+    seen, other parameters than those that were trained."""
     assert own.score is not None
+    assert own.outputs is not None
+    assert flipped.outputs is not None
     losses, prior = own.losses or [], own.score.prior
+    if says_one(own.outputs) and says_one(flipped.outputs):
+        text = "the outputs are exactly 1 for one class at every step, whatever the inputs and the labels are"
+        remedy = "A softmax over one unit is always 1: use a sigmoid with one unit, or two units."
+        return [of_own_feature(own, "single_unit_softmax", text, remedy)]
     forms = confirmed([("own_feature", own), ("own_feature", flipped)]) or of_still(own, lambda: flipped)
     if forms:
         return forms

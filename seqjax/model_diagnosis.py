@@ -197,7 +197,8 @@ def look(
             if sees and left <= _worth(allowed, val.error):  # it went as far as what it sees allows
                 findings = [finding for finding in findings if finding.cause not in HELD_BACK]
             elif not findings and left > ((climbed.rungs[0].loss or 0.0) - _floor(allowed, on)) / 2:
-                findings += _terms(allowed, on, train, val)
+                unseen = _partly_seen(allowed, swaps, facts, on, val)
+                findings += unseen or _terms(allowed, on, train, val)
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
             findings += _left_out(allowed, left_out, on, val)

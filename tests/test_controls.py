@@ -174,6 +174,11 @@ MISTAKES = {
         {"of_data": by_length},
         {"padded": True, "classes": 3, "steps": 8},
     ),
+    "one_unit": (
+        "single_unit_softmax",
+        {"frozen": True, "shown": lambda z: np.stack([0 * z[..., 0], 0 * z[..., 0] + 1], -1)},
+        {},
+    ),
     "bias_alone": ("does_not_train", {"bias_alone": True}, {}),
     "shifted_twice": ("outputs_shifted", {"of_data": of_the_next_step}, {}),
     "shifted_twice_of_three": ("outputs_shifted", {"of_data": of_the_next_step}, {"classes": 3, "steps": 7}),
