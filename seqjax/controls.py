@@ -299,13 +299,14 @@ def _mask_inverted(job: _Run, trial: Trial, n: int) -> list[Finding]:
 
 def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Finding]:
     """What keeps a training that learns from all that there is."""
-    n = trial.n
+    assert trial.score is not None
+    n, unsure = trial.n, learning or trial.score.loss > trial.score.prior / 2
+    flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
+    if unsure and (wrong := of_still(trial, flipped)):
+        return wrong
     if 5 * trial.seconds < job.left / 3:
-        assert trial.score is not None
-        unsure = learning or trial.score.loss > trial.score.prior / 2
-        flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
-        wrong = (of_still(trial, flipped) or meets_others(job.trainer, n)) if unsure else []
-        if wrong := wrong or holds_all_labels(job.trainer, trial):
+        moved = meets_others(job.trainer, n) if unsure else []
+        if wrong := moved or holds_all_labels(job.trainer, trial):
             return wrong
     if stands := stopped(job.trainer, trial):
         return [stands]

@@ -194,10 +194,11 @@ def look(
             findings = [finding for finding in findings if finding.cause not in HELD_BACK] + unordered
         if ours:  # how far it came says nothing of theirs; how far it could does
             sees = on[0] not in ("nothing", "position")  # units that are dead see nothing: that explains no loss
-            if sees and left <= _worth(allowed, val.error):  # it went as far as what it sees allows
-                findings = [finding for finding in findings if finding.cause not in HELD_BACK]
+            unseen = _partly_seen(allowed, swaps, facts, on, val)
+            turned = [finding for finding in unseen if finding.cause == "outputs_reversed"]
+            if turned or (sees and left <= _worth(allowed, val.error)):  # as far as what it sees allows
+                findings = [finding for finding in findings if finding.cause not in HELD_BACK] + turned
             elif not findings and left > ((climbed.rungs[0].loss or 0.0) - _floor(allowed, on)) / 2:
-                unseen = _partly_seen(allowed, swaps, facts, on, val)
                 findings += unseen or _terms(allowed, on, train, val)
             reached |= not findings and _reached(allowed, Loss(_floor(allowed, on), val.error))
         else:
@@ -525,6 +526,9 @@ def _unordered(climbed: Ladder, facts: model_facts.ModelFacts, on: Key, val: Los
     """It sees other steps as a set, and its loss lies above that of models that know their order."""
     lacks = val.mean - _loss(climbed, _universal(climbed, on[0]))
     if not facts.values.get("unordered") or on[0] not in ladder.ACROSS or lacks <= _worth(climbed, val.error):
+        return []
+    sees = np.asarray(facts.values["receptive_field"], bool)
+    if (sees & ~np.eye(len(sees), dtype=bool)).sum(1).max() < 2:  # one other step has no order
         return []
     text = (
         f"It sees the other steps as a set: another order of them gives the same outputs. Its loss lies "

@@ -222,16 +222,25 @@ def test_a_fit_may_return_the_history_of_keras(monkeypatch):
             assert losses == (None if returned is model else history.history["loss"])
 
 
+def dense(key, x):
+    return {"w": 0.1 * jax.random.normal(key, (4, 2)), "b": jnp.zeros(2)}
+
+
+def of_own_step(params, x):
+    return jnp.einsum("ntf,fc->ntc", x, params["w"]) + params["b"][None, None]
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_model_whose_outputs_stand_in_reverse(diagnosed, turned):
+    """It is trained by the kit, as well as it goes."""
+    apply = (lambda params, x: of_own_step(params, x)[:, ::-1]) if turned else of_own_step
+    looked = diagnosed("last of three", model=(dense, apply))
+    assert ("outputs_reversed" in causes(looked)) == turned
+
+
 def test_a_model_that_cannot_see_what_labels_need_is_not_called_stuck(diagnosed):
     """A Dense layer for each step, where every label is the last step's: it stops where it must."""
-
-    def init(key, x):
-        return {"w": 0.1 * jax.random.normal(key, (4, 2)), "b": jnp.zeros(2)}
-
-    def apply(params, x):
-        return jnp.einsum("ntf,fc->ntc", x, params["w"]) + params["b"][None, None]
-
-    looked = diagnosed("last", model=(init, apply))
+    looked = diagnosed("last", model=(dense, of_own_step))
     assert looked.on == ("own_step", "linear")
     assert not {"stuck_at_prior", "vanishing_gradient", "does_not_train"} & set(causes(looked))
 
