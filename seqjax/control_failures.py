@@ -44,22 +44,31 @@ def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
     """What each class is called, where nine in ten steps of each class agree and none is called rightly.
 
     It has to be sure of it: under these names more than half of what was there is learnt.  Outputs that were never
-    trained call classes something too.
+    trained call classes something too.  Counted from one, or from minus one, the class at the end has no output of
+    its own, and may be called anything.
     """
     assert trial.outputs is not None
     assert trial.score is not None
     named = trial.outputs.log_p.argmax(-1)
     labels, mask = trial.test.labels, trial.test.mask
     names = {}
-    for c in shape.classes:
+    for c in map(int, shape.classes):
         votes = np.bincount(named[mask & (labels == c)], minlength=1)
-        if votes.max() < (1 - REACHED) * votes.sum():
+        if votes.max() >= (1 - REACHED) * votes.sum():
+            names[c] = int(votes.argmax())
+    for off, end in ((1, int(shape.classes[-1])), (-1, int(shape.classes[0]))):
+        others = {c: name for c, name in names.items() if c != end}
+        if len(others) == len(shape.classes) - 1 > 1 and all(name - c == off for c, name in others.items()):
+            names = others
+            break
+    else:
+        if len(names) < len(shape.classes) or any(a == b for a, b in names.items()):
             return None
-        names[int(c)] = int(votes.argmax())
-    if any(a == b for a, b in names.items()) or len(set(names.values())) == 1:
+    if len(set(names.values())) == 1:
         return None
-    as_named = np.vectorize(names.get)(labels)
-    loss, _ = facts.mean_and_error(-of_labels(trial.outputs.log_p, as_named), mask)
+    as_named = np.vectorize(lambda c: names.get(c, c))(labels)
+    counts = mask & np.isin(labels, list(names))
+    loss, _ = facts.mean_and_error(-of_labels(trial.outputs.log_p, as_named), counts)
     return names if loss < trial.score.prior / 2 else None
 
 

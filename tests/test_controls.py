@@ -102,6 +102,11 @@ MISTAKES = {
     "all_steps": ("wrong_loss", {"loss": linear.all_steps}, {}),
     "all_steps_of_three": ("wrong_loss", {"loss": linear.all_steps}, {"classes": 3, "steps": 6}),
     "counted_from_one": ("wrong_loss", {"of_data": lambda x, y, mask: (x, y + 1, mask), "num_classes": 4}, {}),
+    "counted_from_one_and_cut": (
+        "wrong_loss",
+        {"of_data": lambda x, y, mask: (x, y + 1, mask), "num_classes": 4, "shown": lambda z: z[..., :3]},
+        {"classes": 3},
+    ),
     "softmax_twice": ("softmax_twice", {"loss": linear.of_probabilities}, {}),
     "softmax_twice_of_three": ("softmax_twice", {"loss": linear.of_probabilities}, {"classes": 3}),
     "no_logarithm": ("logits_as_probabilities", {"loss": linear.no_logarithm}, {}),
