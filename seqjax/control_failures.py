@@ -47,8 +47,8 @@ def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
     trained call classes something too.  Counted from one, or from minus one, the class at the end has no output of
     its own, and may be called anything.
     """
-    assert trial.outputs is not None
-    assert trial.score is not None
+    if trial.outputs is None or trial.score is None:
+        return None
     named = trial.outputs.log_p.argmax(-1)
     labels, mask = trial.test.labels, trial.test.mask
     names = {}
@@ -337,7 +337,9 @@ def by_itself(trainer: Trainer, own: Trial) -> list[Finding]:
     shape, score, losses = trainer.shape, own.score, own.losses or []
     if not math.isfinite(sum(losses)) or not score.finite:
         return not_finite(trainer, own)
-    if names := renamed(own, shape):
+    names = renamed(own, shape)
+    # Outputs that were never trained may be sure by accident, but not whichever way round the labels are.
+    if names and renamed(trainer.run(data.own, own.n, reversed_labels(shape)), shape):
         told = ", ".join(f"{a} as {b}" for a, b in names.items())
         text = f"each class is surely called by another's name ({told}), accuracy {score.accuracy:.3f}"
         remedy = "Check that classes are counted from 0 in the loss too, and the sign of the loss."

@@ -146,7 +146,7 @@ def slow(trial: Trial, ratio: float) -> Finding:
         0.0,
         f"One feature is the label: the reported loss falls by {fell:.1g} nats an epoch, and is "
         f"{nats(curve.last)} after {epochs} epochs of {trial.n} sequences"
-        + (f"; {ratio:.0f} times as many, as in your data, would not halve it" if ratio > 1 else "")
+        + (f"; {ratio:.0f} times as many, as in your data, would not halve it" if ratio >= 1.5 else "")
         + ".",
         facts.RAISE,
     )
@@ -171,6 +171,15 @@ def too_slow(trial: Trial, reachable: float, ratio: float) -> bool:
     if curve is None or not curve.finite or curve.falling <= 0:
         return False
     return 2 * curve.falling * ratio < (curve.last - reachable) / 2
+
+
+def hardly_moved(trial: Trial) -> bool:
+    """Whether the reported loss fell in every epoch, in all by less than a tenth of it, though outputs lack more
+    than that: what they name rightly they named before."""
+    curve, score = facts.course(trial.losses), trial.score
+    if curve is None or score is None or not curve.steady:
+        return False
+    return score.loss > REACHED * score.prior and curve.first - curve.last < REACHED * curve.last
 
 
 def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:

@@ -36,6 +36,7 @@ from seqjax.control_findings import (
     counted,
     excess,
     finding,
+    hardly_moved,
     leaked,
     overshoot,
     padding_finding,
@@ -304,13 +305,13 @@ def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Findin
     flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
     if unsure and (wrong := of_still(trial, flipped)):
         return wrong
-    if 5 * trial.seconds < job.left / 3:
+    if 5 * trial.seconds < job.left / 3 and not hardly_moved(trial):
         moved = meets_others(job.trainer, n) if unsure else []
         if wrong := moved or holds_all_labels(job.trainer, trial):
             return wrong
     if stands := stopped(job.trainer, trial):
         return [stands]
-    if learning and too_slow(trial, 0.0, total / n):
+    if (learning or hardly_moved(trial)) and too_slow(trial, 0.0, total / n):
         return held_down(job.trainer, few_updates(job.trainer), trial) or [slow(trial, total / n)]
     return []
 

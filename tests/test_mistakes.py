@@ -24,11 +24,9 @@ MISSED = {
     "numpy.shuffled_apart": "cannot_tell: with so few sequences noise looks like a riddle",
     "torch.never_cleared": "healthy: it leaves less than a tenth of what there is to learn",
     "numpy.scaled_per_batch": "training_mode: batch statistics are what it looks like",
-    "jax.norm_over_batch": "training_mode: as above",
     "jax.recurrence_of_three": "stuck_at_prior: no other start of the recurrence is seen to help",
     "jax.weights_times_hundred": "healthy: the short run gets out of it",
     "jax.recurrence_at_nothing": "vanishing_gradient: which it is, at the start",
-    "jax.attends_to_padding": "unknown_position: a predict alone is not asked what it makes of padding",
 }
 
 
