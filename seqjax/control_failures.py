@@ -321,7 +321,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     flipped = trainer.run(data.own, own.n, reversed_labels(trainer.shape))
     if flipped.score is None or flipped.outputs is None:
         return []
-    if found := by_its_loss(trainer, own, flipped):
+    if found := by_names(own, flipped, trainer.shape) or by_its_loss(trainer, own, flipped):
         return found
     few = few_updates(trainer)
     return (
@@ -332,20 +332,25 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
 
 
 def by_itself(trainer: Trainer, own: Trial) -> list[Finding]:
-    """From this one training: numbers, names and places of classes, the sign."""
+    """From this one training: numbers that are none, and labels of other steps."""
     assert own.score is not None
-    shape, score, losses = trainer.shape, own.score, own.losses or []
-    if not math.isfinite(sum(losses)) or not score.finite:
+    if not math.isfinite(sum(own.losses or [])) or not own.score.finite:
         return not_finite(trainer, own)
-    names = renamed(own, shape)
+    if elsewhere := shifted(trainer, own):
+        return [of_own_feature(own, *elsewhere)]
+    return []
+
+
+def by_names(own: Trial, flipped: Trial, shape: Shape) -> list[Finding]:
+    """Beside the same with labels the other way round: names of classes, the sign."""
+    assert own.score is not None
+    score, names = own.score, renamed(own, shape)
     # Outputs that were never trained may be sure by accident, but not whichever way round the labels are.
-    if names and renamed(trainer.run(data.own, own.n, reversed_labels(shape)), shape):
+    if names and renamed(flipped, shape):
         told = ", ".join(f"{a} as {b}" for a, b in names.items())
         text = f"each class is surely called by another's name ({told}), accuracy {score.accuracy:.3f}"
         remedy = "Check that classes are counted from 0 in the loss too, and the sign of the loss."
         return [of_own_feature(own, "wrong_loss", text, remedy)]
-    if elsewhere := shifted(trainer, own):
-        return [of_own_feature(own, *elsewhere)]
     least = float(shape.frequencies.min())
     if score.accuracy < least - SIGMAS * score.accuracy_error and score.loss > 2 * math.log(shape.num_classes):
         text = (

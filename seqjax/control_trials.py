@@ -31,7 +31,7 @@ class Trial(NamedTuple):
     """One training on one control.  error: what kept it from an answer, and then there is no score.
 
     test, outputs, score: sequences that it was not trained on.  known, of_known: some that it was, and its outputs
-    for these, of which the reported losses are.
+    for these, of which the reported losses are; None where there are no losses.
     """
 
     n: int
@@ -106,7 +106,8 @@ class Trainer(NamedTuple):
         try:
             predict, losses = train(self.fit, batch)
             losses = losses and [loss / self.per for loss in losses]
-            of_known, outputs = (self.read(predict, some.inputs) for some in (known, test))
+            of_known = self.read(predict, known.inputs) if losses else None
+            outputs = self.read(predict, test.inputs)
             score = facts.score(outputs, test)
         except Exception as problem:  # whatever somebody's own code may raise
             error = one_line(str(problem)) or type(problem).__name__

@@ -301,17 +301,17 @@ def _mask_inverted(job: _Run, trial: Trial, n: int) -> list[Finding]:
 def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Finding]:
     """What keeps a training that learns from all that there is."""
     assert trial.score is not None
-    n, unsure = trial.n, learning or trial.score.loss > trial.score.prior / 2
+    n, unsure, still = trial.n, learning or trial.score.loss > trial.score.prior / 2, hardly_moved(trial)
     flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
     if unsure and (wrong := of_still(trial, flipped)):
         return wrong
-    if 5 * trial.seconds < job.left / 3 and not hardly_moved(trial):
+    if 5 * trial.seconds < job.left / 3 and not still:
         moved = meets_others(job.trainer, n) if unsure else []
         if wrong := moved or holds_all_labels(job.trainer, trial):
             return wrong
     if stands := stopped(job.trainer, trial):
         return [stands]
-    if (learning or hardly_moved(trial)) and too_slow(trial, 0.0, total / n):
+    if (learning or still) and too_slow(trial, 0.0, total / n):
         return held_down(job.trainer, few_updates(job.trainer), trial) or [slow(trial, total / n)]
     return []
 

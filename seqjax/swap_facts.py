@@ -413,8 +413,8 @@ def sees_padding_alone(
     if np.isnan(full).all():
         text = (
             "Outputs are not finite for sequences without padding (value: the share), and do not move with other "
+            "steps in those with some: there it alone is looked at."
         )
-        text += "steps in those with some: there it alone is looked at."
         return Finding("mask_inverted", 1.0, (1.0, 1.0), text, TURN_ROUND)
     mean, error = ratio(full, np.ones(len(full)))
     if not is_worth(mean, error):

@@ -132,8 +132,7 @@ def _over_steps(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | Non
     if o.kind != "logits" or o.raw.shape[1] == 1:
         return None
     z = o.raw.astype(np.float64)
-    z = z - z.max(1, keepdims=True)
-    return of_labels(np.log(np.exp(z).sum(1, keepdims=True)) - z, y)
+    return of_labels(np.logaddexp.reduce(z, 1, keepdims=True) - z, y)
 
 
 def _over_steps_of_hot(o: Outputs, y: np.ndarray, mask: np.ndarray) -> np.ndarray | None:

@@ -82,13 +82,6 @@ def viewed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return value, slope.swapaxes(1, 2).reshape(z.shape)
 
 
-def viewed_and_summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
-    """The same, summed over the steps of a sequence."""
-    value, slope = viewed(z, y, mask)
-    steps = mask.sum() / len(mask)
-    return value * steps, slope * steps
-
-
 def over_steps(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """A softmax over the steps of a sequence."""
     log_p, weight = log_softmax(z.swapaxes(1, 2)).swapaxes(1, 2), mask[..., None] / max(mask.sum(), 1)
@@ -130,11 +123,15 @@ def squares(to: Callable[[Array], Array] = lambda target: target) -> Callable[..
     return loss
 
 
-def summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
-    """The cross-entropy summed over the steps of a sequence."""
-    value, slope = cross_entropy(z, y, mask)
-    steps = mask.sum() / len(mask)
-    return value * steps, slope * steps
+def summed_steps(loss: Callable[..., tuple[float, Array]]) -> Callable[..., tuple[float, Array]]:
+    """A loss summed over the steps of a sequence."""
+
+    def summed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+        value, slope = loss(z, y, mask)
+        steps = mask.sum() / len(mask)
+        return value * steps, slope * steps
+
+    return summed
 
 
 def summed_over_batch(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
@@ -171,6 +168,7 @@ def squares_of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return float((weight * gap**2).sum()), 2 * weight * gap
 
 
+summed, viewed_and_summed = summed_steps(cross_entropy), summed_steps(viewed)
 squares_of_all_pairs = squares(lambda target: np.mean(target, (0, 1), keepdims=True))
 squares_of_all_steps = squares(lambda target: np.mean(target, 1, keepdims=True))
 
