@@ -48,6 +48,9 @@ GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
+    if config.getvalue("dist") != "loadscope":  # as with one test of one file, many times over
+        return None
+
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0]).stem

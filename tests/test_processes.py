@@ -94,7 +94,8 @@ def test_two_processes_share_out_the_batches_of_one_replicate(cache_dir, tmp_pat
     assert_same_numbers(tmp_path / "two", tmp_path / "one", "two processes, batches shared out")
 
 
-@pytest.mark.parametrize("to", [pytest.param(0, marks=pytest.mark.full), 1])
+@pytest.mark.full
+@pytest.mark.parametrize("to", [0, 1])
 def test_two_processes_stop_together_and_are_resumed(to, cache_dir, tmp_path):
     """A signal to either of them stops both after the same epoch; together they go on."""
     if to == 0:

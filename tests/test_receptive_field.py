@@ -351,7 +351,7 @@ def black_box(apply, params=None):
     return predict, shapes
 
 
-@pytest.mark.parametrize("seq_len", [1, 2, 16])
+@pytest.mark.parametrize("seq_len", [*(pytest.param(n, marks=pytest.mark.full) for n in (1, 2)), 16])
 @pytest.mark.parametrize("name", THEORY)
 def test_a_black_box_is_seen_through_as_well(name, seq_len):
     module, sees, classes, unordered_from = THEORY[name]

@@ -114,6 +114,9 @@ MODELS = {
 }
 
 
+OTHERS = [pytest.param(model, "all", marks=pytest.mark.full) for model in ("dense", "causal_conv")]
+
+
 def with_gradient(state):
     """The leaves by path, but for the bias of attention's keys: no output depends on it, its gradient is rounding
     alone, and Adam makes steps of full size of that."""
@@ -121,7 +124,7 @@ def with_gradient(state):
     return {path: leaf for path, leaf in leaves.items() if "['key']['bias']" not in path}
 
 
-@pytest.mark.parametrize(("model", "vary"), [*((model, "all") for model in MODELS), ("gru", "init")])
+@pytest.mark.parametrize(("model", "vary"), [("gru", "all"), ("attention", "all"), ("gru", "init"), *OTHERS])
 def test_a_replicate_is_the_same_alone_and_in_company(model, vary):
     of = config(model=model, vary=vary, seq_len=3, label_noise=0.1, **MODELS[model])
     (together,) = values_of_each(of, 3, [[0, 1, 2]])
@@ -467,7 +470,14 @@ def gradient_of(of: Config):
 
 
 @pytest.mark.parametrize(
-    ("model", "seq_len"), [("gru", 1), ("gru", 2), ("lstm", 7), ("bidirectional_gru", 16), ("reverse_gru", 30)]
+    ("model", "seq_len"),
+    [
+        ("gru", 1),
+        pytest.param("gru", 2, marks=pytest.mark.full),
+        ("lstm", 7),
+        ("bidirectional_gru", 16),
+        pytest.param("reverse_gru", 30, marks=pytest.mark.full),
+    ],
 )
 def test_remat_changes_neither_outputs_nor_gradients(model, seq_len):
     of = config(model=model, hidden_sizes=(5,), seq_len=seq_len, labels="own_step")

@@ -76,7 +76,10 @@ CASES = {
 
 
 @pytest.mark.usefixtures("compiled_once")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.full] if case in ("dense", "shared data") else []) for case in CASES],
+)
 def test_stopped_after_any_epoch_and_resumed_ends_in_the_same_bits(case, tmp_path):
     of = config(**CASES[case])
     total = of.num_epochs * (2 if "groups" in case else 1)
