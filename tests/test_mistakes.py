@@ -23,10 +23,8 @@ QUICK = ["numpy.softmax_over_batch", "numpy.never_flipped_back"]
 MISSED = {
     "numpy.shuffled_apart": "cannot_tell: with so few sequences noise looks like a riddle",
     "torch.never_cleared": "healthy: it leaves less than a tenth of what there is to learn",
-    "numpy.scaled_per_batch": "training_mode: batch statistics are what it looks like",
     "jax.recurrence_of_three": "stuck_at_prior: no other start of the recurrence is seen to help",
     "jax.weights_times_hundred": "healthy: the short run gets out of it",
-    "jax.recurrence_at_nothing": "vanishing_gradient: which it is, at the start",
 }
 
 
@@ -104,6 +102,45 @@ def test_twins_reach_what_there_is_to_reach(name):
     loss, _ = table.loss(twin.known["predict"], twin.test)
     spread = 3 * 0.5 / np.sqrt(twin.test[2].sum())  # three standard errors of a loss that varies by half a nat
     assert np.isnan(twin.reach) or loss < twin.reach + 0.03 + spread * (twin.reach > 0.05)
+
+
+def test_a_share_has_the_interval_of_its_count():
+    """None of 20: the upper end p is where (1 - p)^20 is 0.025."""
+    rows = [{"first": False, "found": True}] * 20
+    assert table.share_of(rows, "first") == f"0.0 % (0.0 to {100 * (1 - 0.025 ** (1 / 20)):.1f})"
+    assert table.share_of(rows, "found") == f"100.0 % ({100 * 0.025 ** (1 / 20):.1f} to 100.0)"
+
+
+def test_a_table_goes_on_where_its_file_ends(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def outcome(case, seed, options):
+        ran.append((case.name, seed))
+        known = {"case": case.name, "cause": case.cause, "seed": seed, "verdict": case.cause, "findings": []}
+        return known | {"first": True, "found": True, "false_alarm": False, "seconds": 1.0, "twin_seconds": 1.0}
+
+    monkeypatch.setattr(table, "outcome", outcome)
+    monkeypatch.setattr(table, "share_ladders", lambda: None)
+    argv = [
+        "table.py",
+        "--framework=numpy",
+        "--seeds=10",
+        f"--json={tmp_path / 'rows.json'}",
+        "--quiet",
+        "--spread",
+    ]
+    monkeypatch.setattr("sys.argv", [*argv, "--cases=batch_leak"])
+    table.main()
+    some = list(ran)
+    assert some
+    monkeypatch.setattr("sys.argv", argv)
+    table.main()
+    assert {name for name, _ in ran} == set(CASES)
+    assert len(ran) == len(set(ran)) > len(some)
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["table.py", f"--report={tmp_path / 'rows.json'}"])
+    table.main()
+    assert "first 100.0 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -375,9 +375,12 @@ def last_output_tiled(seed, wrong):
     return judged(d, lambda x: np.repeat(logits(x)[:, -1:], 5, 1) if wrong else logits(x))
 
 
-@case("batch_leak", "predict", "numpy")
+@case("batch_leak", "predict", "numpy", also=("training_mode",))
 def scaled_per_batch(seed, wrong):
-    """Features standardised with the mean and deviation of the batch that is predicted."""
+    """Features standardised with the mean and deviation of the batch that is predicted.
+
+    (From outside the same as batch statistics at prediction, which `training_mode` names too.)
+    """
     d = draw("own", seed, 1000, 3, 5, 3, spread=0.4)
     mean, deviation = d.given["x"].mean((0, 1)), d.given["x"].std((0, 1))
     logits = nearest((d.given["x"] - mean) / deviation, d.given["y"])

@@ -1,6 +1,8 @@
 """Every case and its twin through `seqjax.diagnose`: found first, found at all, missed, and false alarms.
 
 python tests/mistakes/table.py --seeds=10 --cases=REGEX --framework=numpy|torch|keras|jax
+python tests/mistakes/table.py --seeds=10 --spread --json=FILE      each case at one of ten seeds
+python tests/mistakes/table.py --report FILE...     the table of what was run before
 python tests/mistakes/table.py --twins      what mistake and twin reach, without a diagnosis
 """
 
@@ -9,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 import traceback
@@ -23,6 +26,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import numpy as np  # noqa: E402
+from scipy.special import betaincinv  # noqa: E402
 
 from mistakes.cases import CASES, Case, Given  # noqa: E402
 
@@ -156,15 +160,16 @@ def outcome(case: Case, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     names = {case.cause, *case.also}
     started = time.perf_counter()
     causes, verdict, result = said(case.build(seed), options)
-    row |= {"verdict": verdict, "findings": causes, "seconds": time.perf_counter() - started}
-    row["details"] = details(result)
+    row |= {"verdict": verdict, "findings": causes, "seconds": round(time.perf_counter() - started, 1)}
     row["first"] = verdict in names
+    row["details"] = None if row["first"] else details(result)
     row["found"] = row["first"] or bool(names & set(causes))
     started = time.perf_counter()
     causes, verdict, result = said(case.twin(seed), options)
-    row |= {"twin_verdict": verdict, "twin_findings": causes, "twin_seconds": time.perf_counter() - started}
-    row["twin_details"] = details(result)
+    row |= {"twin_verdict": verdict, "twin_findings": causes}
+    row["twin_seconds"] = round(time.perf_counter() - started, 1)
     row["false_alarm"] = verdict not in {"healthy", "label_noise", *case.allowed}
+    row["twin_details"] = details(result) if row["false_alarm"] else None
     return row
 
 
@@ -189,25 +194,41 @@ def report(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{cause:26}{len(some):8}{first:8}{found:8}{len(some) - found:8}{false:8}{seconds:8.1f}  {words}"
         )
-    n = max(1, len(rows))
-    share = {name: 100 * sum(row[name] for row in rows) / n for name in ("first", "found", "false_alarm")}
-    lines.append(
-        "first {first:.1f} %, found at all {found:.1f} %, false alarms {false_alarm:.1f} %".format(**share)
-    )
+    lines.append(", ".join(f"{words} {share_of(rows, name)}" for name, words in SHARES.items()))
     return "\n".join(lines)
+
+
+SHARES = {"first": "first", "found": "found at all", "false_alarm": "false alarms"}
+
+
+def share_of(rows: list[dict[str, Any]], name: str) -> str:
+    """In per cent, with the 95 % interval of Clopper and Pearson (1934)."""
+    n, k = len(rows), sum(row[name] for row in rows)
+    low = betaincinv(k, n - k + 1, 0.025) if k else 0.0
+    high = betaincinv(k + 1, n - k, 0.975) if k < n else 1.0
+    return f"{100 * k / max(1, n):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def spread(name: str, seeds: list[int]) -> list[int]:
+    """One of the seeds for each case, the same in every run."""
+    return [seeds[sum(name.encode()) % len(seeds)]]
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=inspect.getdoc(sys.modules[__name__]))
     ask.add_argument("--seeds", type=int, default=1, help="how many seeds of each case")
     ask.add_argument("--first_seed", type=int, default=0)
+    ask.add_argument("--spread", action="store_true", help="each case at one of the seeds alone")
     ask.add_argument("--cases", default="", help="a regular expression, of name, cause or way")
     ask.add_argument("--framework", choices=sorted(MODULES))
     ask.add_argument("--twins", action="store_true", help="only what mistake and twin reach")
-    ask.add_argument("--json", type=Path, help="a file for all rows, with what was said")
+    ask.add_argument("--json", type=Path, help="a file for all rows; those that it holds are not run again")
     ask.add_argument("--control_seconds", type=float, help="for all controls of one case; more on a busy machine")
     ask.add_argument("--quiet", action="store_true", help="only the table")
+    ask.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="the table of these files of --json")
     asked = ask.parse_args()
+    if asked.report:
+        return print(report([row for file in asked.report for row in json.loads(file.read_text())]))
     for framework, why in load([asked.framework] if asked.framework else None).items():
         print(f"left out: {framework} ({why})")
     cases = [c for c in CASES.values() if re.search(asked.cases, f"{c.name} {c.cause} {c.way}")]
@@ -216,13 +237,19 @@ def main() -> None:
         return twins(cases, seeds)
     share_ladders()
     options = {} if asked.control_seconds is None else {"control_seconds": asked.control_seconds}
-    rows = []
+    rows = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else []
+    done = {(row["case"], row["seed"]) for row in rows}
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     for case in cases:
-        for seed in seeds:
-            row = outcome(case, seed, options)
+        for seed in spread(case.name, seeds) if asked.spread else seeds:
+            if (case.name, seed) in done:
+                continue
+            row = outcome(case, seed, options) | {"commit": git.stdout.strip()}
             rows.append(row)
             if asked.json:
-                asked.json.write_text(json.dumps(rows, indent=1))
+                part = asked.json.with_suffix(".part")
+                part.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+                part.replace(asked.json)
             if not asked.quiet:
                 mark = "  " if row["first"] else "* "
                 print(
