@@ -15,7 +15,7 @@ from seqjax import training_facts as facts
 from seqjax.batch import Batch
 from seqjax.control_data import Shape
 from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow, state
-from seqjax.control_trials import Trainer, Trial
+from seqjax.control_trials import Trainer, Trial, reversed_labels
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, nats
 from seqjax.observed import REACHED
@@ -28,16 +28,6 @@ STANDS = 0.05  # of a loss: by less no training moves in half its epochs that is
 REACHES = 2  # steps by which labels are shifted by mistake
 CLOSE = WORTH_IT / 10  # nats: what float32 sums and a batch that was dropped make
 RESPONDS = WORTH_IT / 10  # nats by which outputs differ between inputs: with less they are as good as constant
-
-
-def reversed_labels(shape: Shape) -> Callable[[Batch], Batch]:
-    """The classes in use the other way round: what was rare is common."""
-
-    def change(batch: Batch) -> Batch:
-        place = np.searchsorted(shape.classes, batch.labels)
-        return batch._replace(labels=shape.classes[::-1][place])
-
-    return change
 
 
 def renamed(trial: Trial, shape: Shape) -> dict[int, int] | None:
@@ -165,7 +155,7 @@ def holds_all_labels(trainer: Trainer, own: Trial) -> list[Finding]:
     explained = told is not None and (told.form is None or told.form.cause != "wrong_loss")
     if explained and state(score, 0.0) == "passed":
         return []
-    flipped = trainer.run(data.own, own.n, reversed_labels(shape))
+    flipped = trainer.turned_round(own.n)
     if flipped.score is None or state(flipped.score, 0.0) == "chance":
         return []
     labels, mask = np.asarray(own.test.labels), np.asarray(own.test.mask)
@@ -300,7 +290,7 @@ def climbs(trainer: Trainer, few: Trial) -> list[Finding]:
     near = few.losses[0] <= 2 * math.log(trainer.shape.num_classes) and rises[0] < few.losses[0]
     if not near or rises.min() <= 0 or few.score.loss <= few.score.prior:
         return []
-    away = follows(few, trainer.run(data.own, few.n, reversed_labels(trainer.shape)), trainer.shape, True)
+    away = follows(few, trainer.turned_round(few.n), trainer.shape, True)
     if away >= 0:
         return []
     text = (
@@ -318,7 +308,7 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     """Why a training learns nothing of a label that stands among the features, beside more and more others."""
     if found := by_itself(trainer, own):
         return found
-    flipped = trainer.run(data.own, own.n, reversed_labels(trainer.shape))
+    flipped = trainer.turned_round(own.n)
     if flipped.score is None or flipped.outputs is None:
         return []
     if found := by_names(own, flipped, trainer.shape) or by_its_loss(trainer, own, flipped):
@@ -476,7 +466,7 @@ def by_traces(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[
     apart = follows(own, flipped, shape, seeded)
     if apart <= 0:  # after fewer updates outputs are nearer to where they began
         less = own.n // FEWER
-        pair = trainer.run(data.own, less), trainer.run(data.own, less, reversed_labels(shape))
+        pair = trainer.run(data.own, less), trainer.turned_round(less)
         apart = follows(*pair, shape, seeded)
     way = f"after training on reversed labels outputs differ by {apart:.2g} nats in the right direction"
     if apart > score.prior:

@@ -73,12 +73,26 @@ def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[flo
     return as_predict(predict, "--fit"), losses_of(losses)
 
 
+def reversed_labels(shape: Shape) -> Callable[[Batch], Batch]:
+    """The classes in use the other way round: what was rare is common."""
+
+    def change(batch: Batch) -> Batch:
+        place = np.searchsorted(shape.classes, batch.labels)
+        return batch._replace(labels=shape.classes[::-1][place])
+
+    return change
+
+
 class Trainer(NamedTuple):
-    """A person's fit and the shape of its data.  per: reported losses are sums over so many steps."""
+    """A person's fit and the shape of its data.  per: reported losses are sums over so many steps.
+
+    turned: what `turned_round` has found.
+    """
 
     fit: Fit
     shape: Shape
     seed: int
+    turned: dict[tuple[Any, ...], Trial]
     scaled: bool = False
     per: float = 1.0
 
@@ -113,6 +127,13 @@ class Trainer(NamedTuple):
             error = one_line(str(problem)) or type(problem).__name__
         seconds = time.perf_counter() - started
         return Trial(n, known, of_known, test, predict, losses, outputs, score, error, seconds)
+
+    def turned_round(self, n: int) -> Trial:
+        """Trains on the feature that is the label, classes the other way round; once, as several questions ask."""
+        key = (self.shape.steps, self.scaled, self.per, n)
+        if key not in self.turned:
+            self.turned[key] = self.run(data.own, n, reversed_labels(self.shape))
+        return self.turned[key]
 
 
 def steps_summed(trial: Trial) -> float:

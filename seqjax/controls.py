@@ -27,7 +27,6 @@ from seqjax.control_failures import (
     holds_all_labels,
     meets_others,
     of_still,
-    reversed_labels,
     stopped,
 )
 from seqjax.control_findings import (
@@ -147,7 +146,7 @@ def run(
     """
     total = len(arrays.train.labels)
     n = samples or int(np.clip(total, 256, SAMPLES))
-    job = _Run(Trainer(fit, data.shape_of(arrays), seed), arrays, causal, seconds or SECONDS, watch)
+    job = _Run(Trainer(fit, data.shape_of(arrays), seed, {}), arrays, causal, seconds or SECONDS, watch)
     table = {control.name: control for control in CONTROLS}
     own = _own_feature(job, table["own_feature"], n, total)
     rest = [control for control in CONTROLS if control.name not in job.rows]
@@ -277,7 +276,7 @@ def _own_trial(job: _Run, control: Control, n: int, total: int) -> tuple[Trial, 
     curve = facts.course(trial.losses)
     if found == "learning" and (curve is None or not curve.steady):
         # Outputs that were never trained may know the feature by accident, but not whichever way round labels are.
-        flipped = job.trainer.run(control.draw, trial.n, reversed_labels(job.trainer.shape))
+        flipped = job.trainer.turned_round(trial.n)
         if (curve and curve.flat) or (flipped.score is not None and state(flipped.score, 0.0) == "chance"):
             found = "chance"
             job.findings.clear()
@@ -302,7 +301,7 @@ def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Findin
     """What keeps a training that learns from all that there is."""
     assert trial.score is not None
     n, unsure, still = trial.n, learning or trial.score.loss > trial.score.prior / 2, hardly_moved(trial)
-    flipped = lambda: job.trainer.run(data.own, n, reversed_labels(job.trainer.shape))  # noqa: E731
+    flipped = lambda: job.trainer.turned_round(n)  # noqa: E731
     if unsure and (wrong := of_still(trial, flipped)):
         return wrong
     if 5 * trial.seconds < job.left / 3 and not still:
