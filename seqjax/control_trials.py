@@ -130,10 +130,10 @@ class Trainer(NamedTuple):
 
     def turned_round(self, n: int) -> Trial:
         """Trains on the feature that is the label, classes the other way round; once, as several questions ask."""
-        key = (self.shape.steps, self.scaled, self.per, n)
+        key = (self.shape.steps, self.scaled, n)
         if key not in self.turned:
-            self.turned[key] = self.run(data.own, n, reversed_labels(self.shape))
-        return self.turned[key]
+            self.turned[key] = self._replace(per=1.0).run(data.own, n, reversed_labels(self.shape))
+        return self.turned[key].divided(self.per)
 
 
 def steps_summed(trial: Trial) -> float:

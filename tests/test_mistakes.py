@@ -121,14 +121,7 @@ def test_a_table_goes_on_where_its_file_ends(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(table, "outcome", outcome)
     monkeypatch.setattr(table, "share_ladders", lambda: None)
-    argv = [
-        "table.py",
-        "--framework=numpy",
-        "--seeds=10",
-        f"--json={tmp_path / 'rows.json'}",
-        "--quiet",
-        "--spread",
-    ]
+    argv = ["table.py", "--seeds=10", f"--json={tmp_path / 'rows.json'}", "--quiet", "--spread"]
     monkeypatch.setattr("sys.argv", [*argv, "--cases=batch_leak"])
     table.main()
     some = list(ran)

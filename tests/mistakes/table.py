@@ -28,6 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 import numpy as np  # noqa: E402
 from scipy.special import betaincinv  # noqa: E402
 
+from experiments.workdir import write_json  # noqa: E402
 from mistakes.cases import CASES, Case, Given  # noqa: E402
 
 # Of which module the cases come, and what must be there for it.
@@ -247,9 +248,7 @@ def main() -> None:
             row = outcome(case, seed, options) | {"commit": git.stdout.strip()}
             rows.append(row)
             if asked.json:
-                part = asked.json.with_suffix(".part")
-                part.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-                part.replace(asked.json)
+                write_json(asked.json, rows)
             if not asked.quiet:
                 mark = "  " if row["first"] else "* "
                 print(
