@@ -223,6 +223,52 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
     )
 
 
+def predicts_otherwise(own: Trial) -> Finding | None:
+    """A feature is the label, the reported loss fell to a tenth of guessing, and of the same sequences outputs
+    name less than half of what there is: they are not those of the parameters that were trained.
+
+    Another loss than the cross-entropy may be low beside it, but then classes are named rightly.
+    """
+    if own.of_known is None or not own.losses or own.score is None:
+        return None
+    known, last = facts.score(own.of_known, own.known), own.losses[-1]
+    half = known.commonest + (1 - known.commonest) / 2
+    low = 0 <= last <= REACHED * min(own.score.prior, known.loss)
+    if not low or known.loss < own.score.prior / 2 or known.accuracy + SIGMAS * known.accuracy_error > half:
+        return None
+    text = (
+        f"One feature is the label: the training reports {counted(last)}, and for the same sequences the outputs "
+        f"that predict gives have {nats(known.loss)} and an accuracy of {known.accuracy:.3f} (guessing "
+        f"{nats(known.prior)})."
+    )
+    remedy = (
+        "Predict with the parameters that were trained, in the way in which they were: no earlier copy, no "
+        "average that has not caught up (an EMA's decay too near 1), no statistics that were never kept."
+    )
+    return Finding("does_not_train", *excess(own, 0.0), text, remedy)
+
+
+def few_of_many(memorised: Trial) -> Finding | None:
+    """Outputs that are worse than guessing for the very 32 sequences of a training which reports that it knows
+    them: most of these it never saw."""
+    score, losses = memorised.score, memorised.losses
+    if score is None or not losses or not score.finite or not all(map(math.isfinite, losses)):
+        return None
+    learnt = 0 <= losses[-1] <= REACHED * min(score.prior, max(losses))
+    if not learnt or score.loss <= (1 + REACHED) * score.prior:
+        return None
+    text = (
+        f"{memorised.n} sequences to learn by heart, copies of 32: the training reports {counted(losses[-1])}, "
+        f"and for these outputs have {nats(score.loss)} (guessing {nats(score.prior)}): it saw few of them, again "
+        f"and again."
+    )
+    remedy = (
+        "Look at what a batch is drawn from: next(iter(loader)) in a loop starts anew each time, a random key "
+        "that is not split draws the same rows."
+    )
+    return Finding("generalisation", *excess(memorised, 0.0), text, remedy)
+
+
 CLEAR = f"{facts.LOWER} And look whether gradients are cleared before each update (optimizer.zero_grad())."
 
 

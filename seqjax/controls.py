@@ -34,11 +34,13 @@ from seqjax.control_findings import (
     confirmed,
     counted,
     excess,
+    few_of_many,
     finding,
     hardly_moved,
     leaked,
     overshoot,
     padding_finding,
+    predicts_otherwise,
     slow,
     state,
     too_few,
@@ -178,6 +180,12 @@ def _of_losses(job: _Run) -> list[Finding]:
     if random is not None and (leak := leaked(random, own, list(others.values()))):
         job.rows["random_labels"]["passed"] = False
         return [leak]
+    if not job.findings and random is not None and (other := predicts_otherwise(own)):
+        job.rows["own_feature"] |= {"passed": False, "text": other.evidence}
+        return [other]
+    if job.rows["own_feature"]["passed"] and "memorise" in others and (few := few_of_many(others["memorise"])):
+        job.rows["memorise"]["passed"] = False
+        return [few]
     if job.rows["own_feature"]["passed"] and random is not None and (high := unstable(random)):
         job.findings = [f for f in job.findings if f.cause != "input_scale"]  # it cannot stand unit scale either
         return [high]

@@ -1,6 +1,7 @@
 """The report card: healthy trainings pass what they can see, and each mistake is named beside its healthy twin."""
 
 import functools
+from itertools import pairwise
 
 import fits
 import linear_fits as linear
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from seqjax import arrays, control_data, control_failures, controls
+from seqjax import arrays, control_data, control_failures, control_trials, controls
 from seqjax.batch import Batch
 from seqjax.findings import ORDER
 
@@ -70,6 +71,12 @@ def with_labels(x, y, mask):
 @functools.cache
 def shuffled_apart(seed):
     return lambda x, y, mask: (x[np.random.default_rng(seed).permutation(len(x))], y, mask)
+
+
+def twelve_of_all(x, y, mask):
+    """next(iter(loader)) in the loop: the same batch again and again."""
+    rows = np.arange(len(x)) % 12
+    return x[rows], y[rows], mask[rows]
 
 
 def nothing_without_padding(x):
@@ -191,6 +198,12 @@ MISTAKES = {
         "exploding_gradient",
         {"of_data": lambda x, y, mask: (larger_by_step(x), y, mask), "returns": larger_by_step},
         {"steps": 5},
+    ),
+    "twelve_of_all": ("generalisation", {"of_data": twelve_of_all, "epochs": 12}, {"steps": 2, "features": 40}),
+    "twelve_of_all_of_three": (
+        "generalisation",
+        {"of_data": twelve_of_all, "epochs": 12},
+        {"steps": 2, "features": 60, "classes": 3},
     ),
     "batch_mean": ("batch_leak", {"returns": batch_mean}, {}),
     "along_batch": ("batch_time_swapped", {"returns": along_batch}, {}),
@@ -327,6 +340,40 @@ def test_a_model_of_each_step_is_not_blamed_for_what_it_does_not_see():
     for name in ("previous_step", "next_step", "steps_back", "position"):
         assert row(report, name)["passed"] is None
         assert "not seen by this model" in row(report, name)["text"].lower()
+
+
+@pytest.mark.parametrize("shape", [{"features": 8}, {"steps": 2}])
+def test_an_average_that_has_not_caught_up_with_what_is_trained_is_named(shape):
+    """Three hundredths of it, as an EMA of a decay too near 1; healthy: all of it."""
+    known = given(classes=4, **shape)
+
+    def fit(x, y, mask):
+        first, _ = linear.training(epochs=12, keep=False)(x, y, mask)
+        last, losses = linear.training(epochs=12)(x, y, mask)
+        return (lambda x: (1 - share) * first(x) + share * last(x)), losses
+
+    share = 0.03
+    report = controls.run(fit, known)
+    assert found(report) == ["does_not_train"]
+    assert "predict" in report.findings[0].evidence
+    assert not row(report, "own_feature")["passed"]
+    share = 1.0
+    assert found(controls.run(fit, known)) == []
+
+
+@pytest.mark.parametrize("losses_too", [True, False])
+def test_networks_that_never_learnt_do_not_meet_other_labels(losses_too):
+    """Many name a feature that is large by accident, and so the labels of other steps that are that feature."""
+    rng = np.random.default_rng(0)
+
+    def fit(x, y, mask):
+        sizes = (x.shape[-1], 10, 10, 2)
+        layers = [rng.uniform(-1, 1, pair) * np.sqrt(6 / sum(pair)) for pair in pairwise(sizes)]
+        predict = lambda x: functools.reduce(np.matmul, layers, x)  # noqa: E731
+        return (predict, [0.7, 0.69, 0.69]) if losses_too else predict
+
+    trainer = control_trials.Trainer(fit, control_data.shape_of(given(steps=5, features=8)), 0, {})
+    assert sum(bool(control_failures.meets_others(trainer, 64)) for _ in range(60)) <= 1
 
 
 def test_a_step_that_is_seen_and_not_used_is_named():
