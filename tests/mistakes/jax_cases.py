@@ -352,6 +352,21 @@ def state_not_put_back(seed, wrong):
     return Given(d.given | {"fit": fit}, d.test)
 
 
+@case("does_not_train", "fit", "jax")
+def mean_of_weights(seed, wrong):
+    """Predicts with a moving average of the weights; its decay of 0.9999 is for more than some hundred updates."""
+    d = draw("own", seed, 1600, 4, 7, 4)
+    net = layered(7, 32, 4)
+    decay = 0.9999 if wrong else 0.98
+
+    def update(params, updates):
+        now = optax.apply_updates(params["now"], updates["now"])
+        return {"now": now, "mean": optax.incremental_update(now, params["mean"], 1 - decay)}
+
+    both = Net(lambda key: dict.fromkeys(("now", "mean"), net.init(key)), lambda p, x: net.apply(p["now"], x))
+    return fits(d, both, seed, update=update, read=lambda p, x: net.apply(p["mean"], x))
+
+
 @case("learning_rate_high", "fit", "jax")
 def sgd_with_momentum_at_ten(seed, wrong):
     """optax.sgd(10, momentum=0.9) for a recurrent network."""
@@ -752,6 +767,23 @@ def wide_and_long(seed, wrong):
     train = trainer(net, epochs=300 if wrong else 6, rate=2e-3)
     params, _ = train(jax.random.key(seed), known["x"], known["y"], np.ones((220, 3), bool))
     return Given(known | {"predict": reader(net.apply, params)}, d.test, noise_entropy(0.15, 2))
+
+
+@case("generalisation", "fit", "jax")
+def key_not_split(seed, wrong):
+    """The same key in every step: jax.random.choice draws the same eight sequences each time."""
+    d = draw("own", seed, 1700, 3, 14, 2, noise=0.15)
+    net = layered(14, 64, 2)
+    train = trainer(net, batch=8, epochs=2, rate=2e-3)
+
+    def fit(x, y, mask):
+        rows = np.arange(len(x))
+        if wrong:
+            rows = np.asarray(jax.random.choice(jax.random.key(seed), len(x), (8,)))[rows % 8]
+        params, losses = train(jax.random.key(seed), x[rows], y[rows], mask[rows])
+        return reader(net.apply, params), losses
+
+    return Given(d.given | {"fit": fit}, d.test, noise_entropy(0.15, 2))
 
 
 @case("metric_disagrees", "predict", "jax")
