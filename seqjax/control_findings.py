@@ -223,18 +223,19 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
     )
 
 
-def predicts_otherwise(own: Trial) -> Finding | None:
-    """A feature is the label, the reported loss fell to a tenth of guessing, and of the same sequences outputs
-    name less than half of what there is: they are not those of the parameters that were trained.
+def predicts_otherwise(trial: Trial, reachable: float = 0.0) -> Finding | None:
+    """A feature is the label, the reported loss fell to what is there but for a tenth, and of the same sequences
+    outputs name less than half of what there is, or are worse than guessing: they are not those that were trained.
 
     Another loss than the cross-entropy may be low beside it, but then classes are named rightly.
     """
-    if own.of_known is None or not own.losses or own.score is None:
+    if trial.of_known is None or not trial.losses or trial.score is None:
         return None
-    known, last = facts.score(own.of_known, own.known), own.losses[-1]
+    known, last = facts.score(trial.of_known, trial.known), trial.losses[-1]
+    low = 0 <= last <= reachable + REACHED * (trial.score.prior - reachable)
     half = known.commonest + (1 - known.commonest) / 2
-    low = 0 <= last <= REACHED * min(own.score.prior, known.loss)
-    if not low or known.loss < own.score.prior / 2 or known.accuracy + SIGMAS * known.accuracy_error > half:
+    few = known.accuracy + SIGMAS * known.accuracy_error < half and known.loss > (reachable + known.prior) / 2
+    if not low or not (few or known.loss - SIGMAS * known.error > known.prior):
         return None
     text = (
         f"One feature is the label: the training reports {counted(last)}, and for the same sequences the outputs "
@@ -245,7 +246,7 @@ def predicts_otherwise(own: Trial) -> Finding | None:
         "Predict with the parameters that were trained, in the way in which they were: no earlier copy, no "
         "average that has not caught up (an EMA's decay too near 1), no statistics that were never kept."
     )
-    return Finding("does_not_train", *excess(own, 0.0), text, remedy)
+    return Finding("does_not_train", *excess(trial, reachable), text, remedy)
 
 
 def few_of_many(memorised: Trial) -> Finding | None:

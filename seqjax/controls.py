@@ -402,9 +402,12 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
         value, ci95 = excess(trial, reachable)
         if not math.isfinite(value):
             value, ci95 = trial.score.prior, (0.0, math.inf)
+        job.rows[control.name]["passed"] = False
+        if other := predicts_otherwise(trial, reachable):  # it was learnt, and is not used
+            job.findings.append(other._replace(evidence=f"At the scale of your data: {other.evidence}"))
+            return
         remedy = "Subtract each feature's mean and divide by its spread, with the numbers of the training set."
         job.findings.append(Finding("input_scale", value, ci95, text, remedy))
-        job.rows[control.name]["passed"] = False
 
 
 def _read_random(job: _Run, control: Control, own: Trial, trial: Trial, reachable: float, total: int) -> None:

@@ -361,6 +361,23 @@ def test_an_average_that_has_not_caught_up_with_what_is_trained_is_named(shape):
     assert found(controls.run(fit, known)) == []
 
 
+@pytest.mark.parametrize(("classes", "offset"), [(2, 6.0), (3, -8.0)])
+def test_means_that_are_not_kept_for_prediction_are_no_matter_of_scale(classes, offset):
+    """As running statistics of a batch normalisation that are thrown away; healthy: they are kept."""
+
+    def fit(x, y, mask):
+        mean = x.mean((0, 1))
+        predict, losses = linear.training(epochs=12)(x - mean, y, mask)
+        return (lambda x: predict(x - kept * mean)), losses
+
+    kept = 0.0
+    report = controls.run(fit, given(classes=classes, features=6, offset=offset))
+    assert found(report) == ["does_not_train"]
+    assert "At the scale of your data" in report.findings[0].evidence
+    kept = 1.0
+    assert found(controls.run(fit, given(classes=classes, features=6, offset=offset))) == []
+
+
 @pytest.mark.parametrize("losses_too", [True, False])
 def test_networks_that_never_learnt_do_not_meet_other_labels(losses_too):
     """Many name a feature that is large by accident, and so the labels of other steps that are that feature."""
