@@ -393,6 +393,10 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
     half_lost = not math.isfinite(rise) or rise > (trial.score.prior - reachable) / 2
     few = any(f.cause == "learning_rate_low" for f in job.findings)  # too few updates at any scale
     if found != "passed" and half_lost and state(own.score, 0.0) == "passed" and not few:
+        job.rows[control.name]["passed"] = False
+        if other := predicts_otherwise(trial, reachable):  # it was learnt, and is not used
+            job.findings.append(other._replace(evidence=f"At the scale of your data: {other.evidence}"))
+            return
         centre, spread = job.trainer.shape.scale
         text = (
             f"One feature is the label; at unit scale it is learnt (loss {nats(own.score.loss)}), at the scale of "
@@ -402,10 +406,6 @@ def _read_scale(job: _Run, control: Control, own: Trial, trial: Trial, reachable
         value, ci95 = excess(trial, reachable)
         if not math.isfinite(value):
             value, ci95 = trial.score.prior, (0.0, math.inf)
-        job.rows[control.name]["passed"] = False
-        if other := predicts_otherwise(trial, reachable):  # it was learnt, and is not used
-            job.findings.append(other._replace(evidence=f"At the scale of your data: {other.evidence}"))
-            return
         remedy = "Subtract each feature's mean and divide by its spread, with the numbers of the training set."
         job.findings.append(Finding("input_scale", value, ci95, text, remedy))
 
