@@ -481,8 +481,8 @@ def killed_until_it_ends(
     [
         pytest.param(COMMAND, 0.6, signal.SIGKILL, id="one"),
         pytest.param(GROUPED, 0.4, signal.SIGKILL, id="groups"),
-        pytest.param(COMMAND, 0.6, signal.SIGTERM, id="one, SIGTERM", marks=pytest.mark.full),
-        pytest.param(GROUPED, 0.4, signal.SIGTERM, id="groups, SIGTERM", marks=pytest.mark.full),
+        pytest.param(COMMAND, 0.12, signal.SIGTERM, id="one, SIGTERM", marks=pytest.mark.full),
+        pytest.param(GROUPED, 0.08, signal.SIGTERM, id="groups, SIGTERM", marks=pytest.mark.full),
     ],
 )
 def test_killed_at_random_moments_it_ends_in_the_same_bits(given, share, number, cache_dir, unkilled, tmp_path):
