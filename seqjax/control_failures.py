@@ -173,8 +173,8 @@ def holds_all_labels(trainer: Trainer, own: Trial) -> list[Finding]:
     known = of_labels(own.outputs.log_p, labels)
     ways = [("sequence", next_sequences, "[M, 1] against [M] broadcasts to [M, M]; give both one shape")]
     # Outputs that are one for all steps know the labels of all alike, with any loss.
-    apart = known_by_step(own.outputs, shape, mask)
-    if apart and (mask.sum(1) > 1).mean() > 1 - REACHED:
+    by_step = known_by_step(own.outputs, shape, mask)
+    if by_step and (mask.sum(1) > 1).mean() > 1 - REACHED:
         ways.append(
             ("step", next_steps, "log_p[:, y] takes the labels of all steps for each; use take_along_axis")
         )
@@ -460,6 +460,14 @@ def by_what_is_known(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -
             f"outputs are the same whatever the input (log-odds spread {spread:.2g}), the loss is "
             f"{nats(score.loss)}, guessing {nats(score.prior)}"
         )
+        if apart(own, flipped) <= 10 * ROUNDING and abs(curve.last - score.loss) <= REACHED * score.prior:
+            # Under the strongest penalty the last bias still follows the labels, however little.
+            text = f"{text}, and the same with labels the other way round: updates do not follow the labels"
+            remedy = (
+                "Look of what the gradient is taken: value_and_grad(has_aux=True) takes that of the first of the "
+                "pair; a penalty alone is no loss."
+            )
+            return [of_own_feature(own, "wrong_loss", text, remedy)]
         remedy = (
             "Look for a weight decay or another penalty that holds weights at 0, for dead or saturated units, or "
             "for a gradient that is cut off."
@@ -473,20 +481,20 @@ def by_traces(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[
     assert own.score is not None
     shape, score, curve = trainer.shape, own.score, facts.course(own.losses)
     seeded = is_seeded(few, few_updates(trainer))
-    apart = follows(own, flipped, shape, seeded)
-    if apart <= 0:  # after fewer updates outputs are nearer to where they began
+    moved = follows(own, flipped, shape, seeded)
+    if moved <= 0:  # after fewer updates outputs are nearer to where they began
         less = own.n // FEWER
         pair = trainer.run(data.own, less), trainer.turned_round(less)
-        apart = follows(*pair, shape, seeded)
-    way = f"after training on reversed labels outputs differ by {apart:.2g} nats in the right direction"
-    if apart > score.prior:
+        moved = follows(*pair, shape, seeded)
+    way = f"after training on reversed labels outputs differ by {moved:.2g} nats in the right direction"
+    if moved > score.prior:
         text = (
             f"{way}, more than there is to learn ({nats(score.prior)}), and are no better than guessing: steps or "
             f"classes do not meet their own labels in the loss"
         )
         remedy = "Compare the axes of outputs and labels in the loss: a transpose is no reshape or view."
         return [of_own_feature(own, "wrong_loss", text, remedy)]
-    if apart > 0:
+    if moved > 0:
         return [of_own_feature(own, "learning_rate_low", way, facts.RAISE)]
     how = "the loss did not move" if curve and curve.flat else reported(own)
     text = (
@@ -538,20 +546,23 @@ def still(trial: Trial) -> tuple[facts.Told, float] | None:
 
 def is_seeded(one: Trial, other: Trial) -> bool:
     """Whether two trainings on the same few sequences end in the same outputs, but for rounding."""
+    return apart(one, other) <= 10 * ROUNDING
+
+
+def apart(one: Trial, other: Trial) -> float:
+    """The largest difference of their log-probabilities, nats."""
     if one.outputs is None or other.outputs is None:
-        return False
-    return bool(np.abs(one.outputs.log_p - other.outputs.log_p).max() <= 10 * ROUNDING)
+        return math.inf
+    return float(np.abs(one.outputs.log_p - other.outputs.log_p).max())
 
 
 def other_loss(own: Trial, flipped: Trial, shape: Shape) -> tuple[str, str, str] | None:
     """The cause `wrong_loss`, its evidence and remedy, where outputs are the same whatever inputs and labels are,
     and the reported loss stays below theirs, or is another with labels the other way round: not the cross-entropy,
     and no penalty on top of it."""
-    assert own.outputs is not None
-    assert flipped.outputs is not None
     assert own.score is not None
-    spread, apart = response(own, shape), float(np.abs(own.outputs.log_p - flipped.outputs.log_p).max())
-    if spread > WORTH_IT or apart > WORTH_IT or not own.losses or not flipped.losses:
+    spread = response(own, shape)
+    if spread > WORTH_IT or apart(own, flipped) > WORTH_IT or not own.losses or not flipped.losses:
         return None
     below = own.score.loss - max(own.losses)
     numbers = abs(own.losses[-1] - flipped.losses[-1])  # labels are numbers to it

@@ -23,6 +23,7 @@ BY_ACCIDENT = 0.02  # the share of healthy numbers, somewhere near, that one of 
 CLIP = 1e-7  # Keras' epsilon; from one it is 1.2e-7 in single precision
 NEAR_ONE = float(np.float32(1) - np.float32(CLIP))
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
+EVALUATED = (*BATCHES, 10, 20, 50, 100, 200, 500, 1_000, 1_024)  # sizes of batches that nothing is trained on
 
 
 class Evaluation(NamedTuple):
@@ -308,9 +309,14 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     across = float(((pairs[0] * pairs[1]).sum(-1) * mask.sum(0)).sum() / mask.sum())
     yield Evaluation("a mean over all pairs of sequences (labels broadcast against outputs)", across, error)
     shares = np.bincount(guesses[mask], minlength=classes) / mask.sum()
-    yield Evaluation(
-        "a mean over all pairs of outputs and labels, which broadcast", float(shares @ e.prior), error
-    )
+    words = "a mean over all pairs of outputs and labels, which broadcast"
+    yield Evaluation(words, float(shares @ e.prior), error)
+    if e.complete:  # of each batch, in the order of the data, the last one smaller: sizes look alike
+        called, labelled = (np.where(mask[..., None], part, 0).sum(1) for part in (np.eye(classes)[guesses], hot))
+        for size in (b for b in EVALUATED if b < e.size):
+            a, b = (np.add.reduceat(part, np.arange(0, e.size, size)) for part in (called, labelled))
+            counts = np.maximum(a.sum(1), 1) * np.maximum(b.sum(1), 1)
+            yield Evaluation(f"{words} (within batches)", float(((a * b).sum(1) / counts).mean()), error)
     commonest = int(e.prior.argmax())
     yield Evaluation("the share of the commonest class", *e.mean(e.labels == commonest))
     if not mask.all():

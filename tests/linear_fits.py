@@ -69,6 +69,11 @@ def all_steps(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     return float(-(log_p * mean).sum() / mask.size), (np.exp(log_p) - mean) / mask.size
 
 
+def never_followed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """value_and_grad(has_aux=True) of (penalty, loss): the loss is reported, the penalty alone followed."""
+    return cross_entropy(z, y, mask)[0], np.zeros_like(z)
+
+
 def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """The logarithm of raw outputs, which may be negative."""
     weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])

@@ -114,6 +114,12 @@ MISTAKES = {
         {"of_data": lambda x, y, mask: (x, y + 1, mask), "num_classes": 4, "shown": lambda z: z[..., :3]},
         {"classes": 3},
     ),
+    "penalty_alone": ("wrong_loss", {"loss": linear.never_followed, "decay": 1.0, "rate": 0.1}, {}),
+    "penalty_alone_of_three": (
+        "wrong_loss",
+        {"loss": linear.never_followed, "decay": 0.5, "rate": 0.3},
+        {"classes": 3, "steps": 6},
+    ),
     "softmax_twice": ("softmax_twice", {"loss": linear.of_probabilities}, {}),
     "softmax_twice_of_three": ("softmax_twice", {"loss": linear.of_probabilities}, {"classes": 3}),
     "no_logarithm": ("logits_as_probabilities", {"loss": linear.no_logarithm}, {}),
