@@ -27,12 +27,16 @@ EVALUATED = (*BATCHES, 10, 20, 50, 100, 200, 500, 1_000, 1_024)  # sizes of batc
 
 
 class Evaluation(NamedTuple):
-    """A number that somebody may have computed.  error: its standard error over sequences."""
+    """A number that somebody may have computed.  error: its standard error over sequences.
+
+    unheard: no running mean of a training that ends as these outputs do would be like it.
+    """
 
     words: str
     value: float
     error: float
     cause: str = "metric_disagrees"
+    unheard: bool = False
 
 
 EVALUATE = "Evaluate as the model is used: mean over scored steps of -log p[label], argmax over the classes."
@@ -49,12 +53,14 @@ FLOAT32 = 1e-6  # to which a mean in float32 is known
 
 
 def compare(
-    sets: Sequence[Evaluated], loss: float | None = None, accuracy: float | None = None
+    sets: Sequence[Evaluated], loss: float | None = None, accuracy: float | None = None, carries_over: bool = False
 ) -> tuple[dict[str, Any], Finding | None]:
     """What was recomputed of each reported number, and the finding.
 
     sets: training and, where there is one, validation: nobody says which of them the number is of.
     accuracy: a share, or per cent where it is above 1.
+    carries_over: what outputs know here they would know of other sequences too, as far as one can tell: a number
+    of a validation set that is not at hand is not that of guessing either.
     """
     values: dict[str, Any] = {}
     found = []
@@ -62,10 +68,10 @@ def compare(
         values["loss"], one = _compare("loss", loss, sets, lambda e: e.mean(e.losses), right_losses, wrong_losses)
         found.append(one or _units_under_softmax(loss, sets))
     if accuracy is not None and math.isfinite(accuracy):
-        one = None
+        one, known = None, carries_over or len(sets) > 1
         # Above 1 it is per cent, if that is right or can be named; or a sum.
         for per in (100, 1) if accuracy > 1 else (1,):
-            of = functools.partial(_compare, "accuracy", accuracy / per, sets, per=per)
+            of = functools.partial(_compare, "accuracy", accuracy / per, sets, per=per, all_known=known)
             values["accuracy"], one = of(
                 lambda e: e.mean(e.correct), lambda e: [e.mean(e.correct)], wrong_accuracies
             )
@@ -83,6 +89,7 @@ def _compare(
     also_right: Callable[[Evaluated], list[tuple[float, float]]],
     wrong: Callable[[Evaluated], Iterator[Evaluation]],
     per: int = 1,
+    all_known: bool = False,
 ) -> tuple[dict[str, Any], Finding | None]:
     digits = max(rounding(number * per) / per, FLOAT32 * abs(number))
     recomputed = {e.name: right(e)[0] for e in sets}
@@ -106,7 +113,7 @@ def _compare(
     for e, one in table:
         off = abs(number - one.value)
         exact = telling and e.complete and off <= digits + slack
-        if exact or (unheard and off <= digits + SIGMAS * one.error):
+        if exact or ((unheard or (one.unheard and all_known)) and off <= digits + SIGMAS * one.error):
             fits.append((not exact, off, e, one))
     if not fits:
         return values, None
@@ -307,7 +314,15 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     counts = np.maximum(mask.sum(0), 1)[:, None]
     pairs = [np.where(mask[..., None], part, 0).sum(0) / counts for part in (np.eye(classes)[guesses], hot)]
     across = float(((pairs[0] * pairs[1]).sum(-1) * mask.sum(0)).sum() / mask.sum())
-    yield Evaluation("a mean over all pairs of sequences (labels broadcast against outputs)", across, error)
+    others = np.roll(np.arange(len(mask)), len(mask) // 2)
+    by_chance = e._replace(mask=mask & mask[others]).mean(guesses == e.labels[others])[1]
+    yield Evaluation(
+        "a mean over all pairs of sequences, or that of outputs and labels in different orders (labels broadcast "
+        "against outputs; a loader shuffles)",
+        across,
+        by_chance,
+        unheard=mean - across > (1 - across) / 2,  # it would have learnt half of it in its last updates
+    )
     shares = np.bincount(guesses[mask], minlength=classes) / mask.sum()
     words = "a mean over all pairs of outputs and labels, which broadcast"
     yield Evaluation(words, float(shares @ e.prior), error)

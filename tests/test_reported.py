@@ -198,6 +198,10 @@ WRONG_ACCURACIES = {
         lambda p, y: np.mean([(p.argmax(-1) == np.roll(y, k, 0)).mean() for k in range(len(y))]),
         "all pairs of",
     ),
+    "another order": (
+        lambda p, y: (p.argmax(-1) == y[np.random.default_rng(7).permutation(len(y))]).mean(),
+        "in different orders",
+    ),
     "pairs in batches": (
         lambda p, y: np.mean(
             [np.equal.outer(p[i : i + 50].argmax(-1), y[i : i + 50]).mean() for i in range(0, len(y), 50)]
@@ -229,6 +233,17 @@ def test_the_right_accuracy_and_running_means_agree(seed):
     right = (softmax(world.logits(world.x[:300])).argmax(-1) == world.y[:300]).mean()
     for number in (round(right, 4), round(100 * right, 2), round(right * (1 - 0.2 * seed / 20), 4)):
         assert compare(sets_of(world, softmax), accuracy=number)[1] is None
+
+
+def test_an_accuracy_of_guessing_may_be_of_a_validation_set_that_was_not_given():
+    world = World(2)
+    training = sets_of(world, softmax)[:1]
+    guesses, y = softmax(world.logits(world.x[:300])).argmax(-1), world.y[:300]
+    number = round(float((guesses == y[np.random.default_rng(3).permutation(300)]).mean()), 5)
+    assert compare(training, accuracy=number)[1] is None
+    found = compare(training, accuracy=number, carries_over=True)[1]
+    assert found is not None
+    assert "different orders" in found.evidence
 
 
 def test_nothing_reported_nothing_found():
