@@ -55,12 +55,12 @@ ORDER = (
     ("constant_over_steps", "vanishing_gradient", "learning_rate_low", "stuck_at_prior"),
     # The outputs belong elsewhere, or to nothing.
     ("ignores_input", "outputs_reversed", "outputs_shifted"),
-    # The labels belong elsewhere, or to nothing.
-    ("labels_unrelated", "labels_repeat_one_step", "labels_shifted", "unmasked_padding"),
+    # The labels belong elsewhere, or to nothing.  What is made to remember is meant for labels of earlier steps.
+    ("labels_unrelated", "labels_repeat_one_step", "history_unused", "labels_shifted", "unmasked_padding"),
     # The number in the log is wrong, and the model may be healthy.
     ("metric_disagrees",),
     # What is left: terms of the account.
-    ("history_unused", "unseen_steps", "unknown_position", "model_family"),
+    ("unseen_steps", "unknown_position", "model_family"),
     ("optimisation", "generalisation", "class_imbalance", "split_shift", "label_noise"),
 )
 RANK = {cause: (n, m) for n, group in enumerate(ORDER) for m, cause in enumerate(group)}
