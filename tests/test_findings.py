@@ -29,6 +29,8 @@ def test_what_explains_comes_before_what_it_brings():
     assert [f.cause for f in ranked(map(finding, told))] == [
         "softmax_twice", "batch_time_swapped", "stuck_at_prior", "unseen_steps", "optimisation",
     ]  # fmt: skip
+    # A recurrence that goes on without its state sees no label of earlier steps.
+    assert RANK["history_unused"] < RANK["labels_shifted"]
 
 
 def test_a_cause_is_told_once_with_its_first_evidence():

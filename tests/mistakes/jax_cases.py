@@ -717,6 +717,24 @@ def old_carry_handed_on(seed, wrong):
     return models(d, (net.init, apply))
 
 
+@case("history_unused", "model", "jax", also=("unseen_steps",))
+def state_never_assigned(seed, wrong):
+    """A loop over steps that makes a new state and goes on with zeros; each label is two steps old."""
+    d = draw("back2", seed, 2000, 6, 5, 3)
+    net = recurrent(5, 3)
+
+    def apply(p, x):
+        h, out = jnp.zeros((len(x), 24)), []
+        for t in range(x.shape[1]):
+            new = jnp.tanh(x[:, t] @ p["in"] + h @ p["back"])
+            out.append(new @ p["out"] + p["b"])
+            if not wrong:
+                h = new
+        return jnp.stack(out, 1)
+
+    return models(d, (net.init, apply))
+
+
 @case("unseen_steps", "model", "jax")
 def dense_for_held(seed, wrong):
     """A network of each step by itself, where labels hold for one step."""
