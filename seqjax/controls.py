@@ -48,7 +48,7 @@ from seqjax.control_findings import (
     unstable,
 )
 from seqjax.control_trials import Fit, Seeing, Trainer, Trial, seeing, steps_summed
-from seqjax.findings import SIGMAS, Finding, interval, is_worth, nats
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth, nats
 from seqjax.observed import REACHED
 
 SAMPLES = 2048  # sequences of a control: a multiple of every usual batch size
@@ -59,10 +59,15 @@ Watch = Callable[[str, Any], None]
 
 
 class Report(NamedTuple):
-    """controls: rows of `result.json`.  findings: what they show."""
+    """controls: rows of `result.json`.  findings: what they show.
+
+    behind: where a feature is the label, outputs are those of an earlier epoch, by a loss that is the
+    cross-entropy.
+    """
 
     controls: list[dict[str, Any]]
     findings: list[Finding]
+    behind: bool = False
 
 
 class _Run:
@@ -168,7 +173,7 @@ def run(
     for control in rest:
         _one(job, control, own, seen, total)
     job.findings += _of_losses(job)
-    return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, own.n))
+    return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, own.n), _behind(job))
 
 
 def _of_losses(job: _Run) -> list[Finding]:
@@ -194,6 +199,15 @@ def _of_losses(job: _Run) -> list[Finding]:
     before = 2 * random.losses[-1] if random and settled and random.losses else 0.0
     high = overshoot(list(job.trials.items()), job.trainer.shape, before)
     return [high] if high else []
+
+
+def _behind(job: _Run) -> bool:
+    """As `Report.behind`: of labels at random the cross-entropy reports what guessing has, other losses do not."""
+    own, random = job.trials["own_feature"], job.trials.get("random_labels")
+    if own.of_known is None or random is None or random.score is None or not random.losses:
+        return False
+    cross_entropy = abs(random.losses[-1] - random.score.prior) <= WORTH_IT
+    return cross_entropy and facts.behind(own.losses, facts.score(own.of_known, own.known))
 
 
 def _by_length(job: _Run, n: int) -> list[Finding]:

@@ -209,7 +209,7 @@ def look(
             findings += _history_unused(allowed, swaps, predict, judged, arrays, facts, on, seed)
     lap("account")
     # Their training, on data whose answer is known, and on their own.
-    in_controls = None
+    in_controls, behind = None, False
     if own_fit is not None and control_samples != 0:
         report = controls.run(
             own_fit, data, causal=causal, samples=control_samples, seconds=control_seconds, seed=seed, watch=watch
@@ -218,7 +218,7 @@ def look(
         # The rate and the loss are the kit's own where theirs is a model alone.
         theirs = fit is not None
         findings += [f for f in report.findings if theirs or f.cause not in OF_TRAINING]
-        in_controls = [finding.cause for finding in report.findings]
+        in_controls, behind = [finding.cause for finding in report.findings], report.behind
         if "generalisation" in in_controls:  # of few sequences it learnt all: it did not stop
             findings = [finding for finding in findings if finding.cause != "optimisation"]
         lap("controls")
@@ -233,6 +233,7 @@ def look(
             floor=_floor(climbed, on) if on and not unordered else None,
             prior=prior,
             in_controls=in_controls,
+            behind_in_controls=behind,
         )
         lap("training")
     if reached:

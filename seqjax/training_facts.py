@@ -297,6 +297,23 @@ def course(losses: Sequence[float] | None) -> Course | None:
 
 LOWER = "Divide the learning rate by 10, and again until the loss falls without leaps."
 RAISE = "Multiply the learning rate by 10, and again while the loss falls steadily; or train for more epochs."
+KEEP = (
+    "Predict with the parameters of the end: what keeps the best epoch takes the lowest loss (mode='min'), and "
+    "keeps a copy that later updates do not change."
+)
+
+
+def behind(losses: Sequence[float] | None, found: Score) -> bool:
+    """Whether outputs are those of an earlier epoch: the loss that was reported, a mean over an epoch in which it
+    fell, is below theirs in the last two, and above it in the first.
+
+    By three standard errors, and in the last epoch by a tenth of guessing.
+    """
+    curve = course(losses)
+    if losses is None or curve is None or not curve.finite or len(losses) < 3 or losses[-1] >= losses[-2]:
+        return False
+    clear = losses[-2] < found.loss - SIGMAS * found.error < losses[0]
+    return clear and found.loss - losses[-1] > REACHED * found.prior
 
 
 def read(
@@ -309,6 +326,7 @@ def read(
     floor: float | None = None,
     prior: float | None = None,
     in_controls: Collection[str] | None = None,
+    behind_in_controls: bool = False,
 ) -> list[Finding]:
     """What a training on somebody's own data shows.
 
@@ -318,6 +336,8 @@ def read(
         entropy of the batch's labels).  Without a floor nothing is said of how far training came.
     in_controls: the causes that `controls.run` found, None where it was not run.  A wrong form of the loss that
         fits here alone may do so by accident: it counts where controls found it too, or could not be asked.
+    behind_in_controls: there outputs were those of an earlier epoch.  Here alone it may be that some of these
+        sequences were held back in training.
     """
     found = score(outputs, batch)
     guess = found.prior if prior is None else prior
@@ -327,6 +347,13 @@ def read(
     if not found.finite:
         return []
     results = [*_form(losses, outputs, batch, found, in_controls), *_padding(losses, outputs, batch, found)]
+    if losses and behind_in_controls and behind(losses, found):
+        gap = found.loss - losses[-1]
+        text = (
+            f"The reported loss fell to {nats(losses[-2])}, then {nats(losses[-1])}; for the same sequences the "
+            f"outputs have {nats(found.loss)}, as after an earlier epoch. So it is where a feature is the label."
+        )
+        results.append(Finding("does_not_train", gap, interval(gap, found.error), text, KEEP))
     if floor is not None:
         results += _progress(losses, outputs, batch, found, guess, floor)
     if outputs_val is not None and batch_val is not None:

@@ -194,6 +194,7 @@ def training(
     ends: int = 0,
     never_cleared: bool = False,
     keep: bool = True,
+    kept_of: int = -1,
     losses_too: bool = True,
     num_classes: int | None = None,
     seed: int = 0,
@@ -201,7 +202,8 @@ def training(
     """`fit`.
 
     see: offsets of the steps that an output sees.  of_data: what the training makes of its arrays.  shown: what
-    predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained.
+    predict returns of logits.  returns: what predict makes of its inputs.  keep: predict uses what was trained;
+    kept_of: up to the end of this epoch.
     decay: of a penalty on squared weights, which is part of the reported loss.  halves: the rate, at each update.
     ends: updates over which the rate falls to 0.
     """
@@ -213,6 +215,7 @@ def training(
         width = len(see) * x.shape[2]
         w = rng.normal(0, 0.3, (width, count))
         b, total, first, history, updates = np.zeros(count), 0.0, w.copy(), [], 0
+        after = []
 
         def windows(x: Array) -> Array:
             steps = x.shape[1]
@@ -236,7 +239,8 @@ def training(
                 if not frozen:
                     w, b = w - now * (not bias_alone) * total[:-1], b - now * total[-1]
             history.append(float(np.mean(values)))
-        used = (w, b) if keep else (first, np.zeros(count))
+            after.append((w, b))
+        used = after[kept_of] if keep else (first, np.zeros(count))
 
         def predict(x: Array) -> Array:
             return shown(windows(returns(np.asarray(x, float))) @ used[0] + used[1])

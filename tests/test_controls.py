@@ -223,6 +223,15 @@ CARDS = [
 ]
 
 
+@pytest.mark.parametrize("shape", [{}, {"classes": 3, "steps": 6}])
+def test_outputs_of_an_earlier_epoch(shape):
+    """EarlyStopping(mode="max", restore_best_weights=True): the worst epoch is kept."""
+    slow = {"rate": 0.01, "epochs": 5}
+    assert controls.run(linear.training(**slow, kept_of=0), given(**shape), seconds=60).behind
+    for healthy in (slow, {"loss": linear.focal} | slow, {"loss": linear.smoothed} | slow, {}):
+        assert not controls.run(linear.training(**healthy), given(**shape), seconds=60).behind
+
+
 @functools.cache
 def card(name, wrong):
     _, mistake, shape = MISTAKES[name]

@@ -196,6 +196,18 @@ def test_outputs_and_losses_that_are_not_finite(known, steps, cause):
     assert causes(facts.read([0.7, np.nan], outputs, batch, in_controls=known)) == cause
 
 
+def test_outputs_of_an_earlier_epoch():
+    """Named where controls show it too: here alone some sequences may have been held back, and learnt by none."""
+    batch, logits = data(sure=1.0)
+    own = entropy_of(np.log(softmax(logits)), batch)
+    losses = [own + 0.1, own - 0.1, own - 0.3]
+    outputs = outputs_of(logits)
+    assert "does_not_train" in causes(facts.read(losses, outputs, batch, behind_in_controls=True))
+    assert "does_not_train" not in causes(facts.read(losses, outputs, batch))
+    healthy = [own + 0.6, own + 0.3, own + 0.02]
+    assert "does_not_train" not in causes(facts.read(healthy, outputs, batch, behind_in_controls=True))
+
+
 def test_what_was_learnt_by_heart():
     batch, logits = data(sure=8.0)
     other, unsure = data(seed=1, sure=0.0)
