@@ -95,8 +95,7 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 
 def _ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    mean = sums.sum(dtype=float) / max(
-        counts.sum(), 1
-    )  # of outputs that run away, squares are too large for float32
+    # Of outputs that run away squares are too large for float32.
+    mean = sums.sum(dtype=float) / max(counts.sum(), 1)
     spread = ((sums - mean * counts) ** 2).sum() * len(counts) / max(1, len(counts) - 1)
     return float(mean), float(np.sqrt(spread) / max(counts.sum(), 1))

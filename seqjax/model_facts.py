@@ -141,8 +141,8 @@ def examine(
         findings = [f for f in findings if f.cause != "constant_over_steps"]
     values["shifts"] = {str(a.name): a.loss for a in output_facts.alignments(e)}
     # What the log says of them.
-    learnable = bool(reachable and prior and reachable[0] is not None and reachable[0] < prior / 2)
-    numbers = (observed_loss, observed_accuracy, learnable)
+    carries_over = bool(reachable and prior and reachable[0] is not None and reachable[0] < prior / 2)
+    numbers = (observed_loss, observed_accuracy, carries_over)
     values["reported"], disagreement = reported.compare(sets, *numbers)
     if any(v["evaluation"] is None and not v["agrees"] for v in values["reported"].values()):
         wide = [_evaluate(predict, *part, arrays, seed, seconds / 5 / len(parts), EVERY)[0] for part in parts]

@@ -68,10 +68,10 @@ def compare(
         values["loss"], one = _compare("loss", loss, sets, lambda e: e.mean(e.losses), right_losses, wrong_losses)
         found.append(one or _units_under_softmax(loss, sets))
     if accuracy is not None and math.isfinite(accuracy):
-        one, known = None, carries_over or len(sets) > 1
+        one, carries_over = None, carries_over or len(sets) > 1
         # Above 1 it is per cent, if that is right or can be named; or a sum.
         for per in (100, 1) if accuracy > 1 else (1,):
-            of = functools.partial(_compare, "accuracy", accuracy / per, sets, per=per, all_known=known)
+            of = functools.partial(_compare, "accuracy", accuracy / per, sets, per=per, carries_over=carries_over)
             values["accuracy"], one = of(
                 lambda e: e.mean(e.correct), lambda e: [e.mean(e.correct)], wrong_accuracies
             )
@@ -89,7 +89,7 @@ def _compare(
     also_right: Callable[[Evaluated], list[tuple[float, float]]],
     wrong: Callable[[Evaluated], Iterator[Evaluation]],
     per: int = 1,
-    all_known: bool = False,
+    carries_over: bool = False,
 ) -> tuple[dict[str, Any], Finding | None]:
     digits = max(rounding(number * per) / per, FLOAT32 * abs(number))
     recomputed = {e.name: right(e)[0] for e in sets}
@@ -113,7 +113,7 @@ def _compare(
     for e, one in table:
         off = abs(number - one.value)
         exact = telling and e.complete and off <= digits + slack
-        if exact or ((unheard or (one.unheard and all_known)) and off <= digits + SIGMAS * one.error):
+        if exact or ((unheard or (one.unheard and carries_over)) and off <= digits + SIGMAS * one.error):
             fits.append((not exact, off, e, one))
     if not fits:
         return values, None
@@ -317,11 +317,11 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     others = np.roll(np.arange(len(mask)), len(mask) // 2)
     by_chance = e._replace(mask=mask & mask[others]).mean(guesses == e.labels[others])[1]
     yield Evaluation(
-        "a mean over all pairs of sequences, or that of outputs and labels in different orders (labels broadcast "
-        "against outputs; a loader shuffles)",
+        "a mean over all pairs of sequences (labels broadcast against outputs), or that of outputs and labels in "
+        "different orders (a loader that shuffles)",
         across,
         by_chance,
-        unheard=mean - across > (1 - across) / 2,  # it would have learnt half of it in its last updates
+        unheard=mean - across > (1 - across) / 2,  # half of what there is, learnt in the last updates
     )
     shares = np.bincount(guesses[mask], minlength=classes) / mask.sum()
     words = "a mean over all pairs of outputs and labels, which broadcast"
