@@ -14,7 +14,7 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.batch import Batch
 from seqjax.control_data import Shape
-from seqjax.control_findings import AS_TRAINED, confirmed, counted, finding, leaked, overshoot, slow, state
+from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow, state
 from seqjax.control_trials import Trainer, Trial, reversed_labels
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, nats
@@ -394,7 +394,7 @@ def by_its_loss(trainer: Trainer, own: Trial, flipped: Trial) -> list[Finding]:
     if leak := leaked(trainer.run(data.at_random, own.n), own, []):
         return [leak]
     text = f"{reported(own)}, yet the outputs that predict gives have {nats(own.score.loss)}"
-    return [of_own_feature(own, "does_not_train", text, AS_TRAINED)]
+    return [of_own_feature(own, "does_not_train", text, facts.AS_TRAINED)]
 
 
 def by_few_updates(trainer: Trainer, own: Trial, flipped: Trial, few: Trial) -> list[Finding]:

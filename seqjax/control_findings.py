@@ -223,12 +223,6 @@ def leaked(random: Trial, own: Trial, others: list[Trial]) -> Finding | None:
     )
 
 
-AS_TRAINED = (
-    "Predict with the parameters that were trained, in the way in which they were: no earlier copy, no average "
-    "that has not caught up (an EMA's decay too near 1), no statistics that were never kept."
-)
-
-
 def predicts_otherwise(trial: Trial, reachable: float = 0.0) -> Finding | None:
     """A feature is the label, the reported loss fell to what is there but for a tenth, and of the same sequences
     outputs name less than half of what there is, or are worse than guessing: they are not those that were trained.
@@ -248,7 +242,7 @@ def predicts_otherwise(trial: Trial, reachable: float = 0.0) -> Finding | None:
         f"that predict gives have {nats(known.loss)} and an accuracy of {known.accuracy:.3f} (guessing "
         f"{nats(known.prior)})."
     )
-    return Finding("does_not_train", *excess(trial, reachable), text, AS_TRAINED)
+    return Finding("does_not_train", *excess(trial, reachable), text, facts.AS_TRAINED)
 
 
 def few_of_many(memorised: Trial) -> Finding | None:

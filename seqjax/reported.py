@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
     """A number that somebody may have computed.  error: its standard error over sequences.
 
     unheard: no running mean of a training that ends as these outputs do would be like it.
+    of_many: one of many that are alike, of which the nearest is near by accident: any other comes before it.
     """
 
     words: str
@@ -37,6 +38,7 @@ class Evaluation(NamedTuple):
     error: float
     cause: str = "metric_disagrees"
     unheard: bool = False
+    of_many: bool = False
 
 
 EVALUATE = "Evaluate as the model is used: mean over scored steps of -log p[label], argmax over the classes."
@@ -114,10 +116,10 @@ def _compare(
         off = abs(number - one.value)
         exact = telling and e.complete and off <= digits + slack
         if exact or ((unheard or (one.unheard and carries_over)) and off <= digits + SIGMAS * one.error):
-            fits.append((not exact, off, e, one))
+            fits.append((not exact, one.of_many, off, e, one))
     if not fits:
         return values, None
-    _, _, e, one = min(fits, key=lambda fit: fit[:2])
+    *_, e, one = min(fits, key=lambda fit: fit[:3])
     values["evaluation"] = one.words
     value, error = right(e)
     distance = number - value
@@ -280,6 +282,7 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     steps, classes = mask.shape[1], e.log_p.shape[-1]
     binary = e.raw.shape[-1] == 1
     hot, guesses = _hot(e), e.log_p.argmax(-1)
+    named = np.eye(classes)[guesses]
     if not binary:
         for raw, of in ((np.exp(e.log_p), "probabilities"), (e.raw, "raw outputs")):
             each = ((raw > 0.5) == (hot > 0.5)).mean(-1)
@@ -305,14 +308,14 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
         if not binary and steps == e.raw.shape[-1]:
             yield Evaluation("an argmax over the steps", *e.mean(e.raw.argmax(1) == e.labels))
         counts = np.maximum(mask.sum(1), 1)[:, None]
-        pairs = [np.where(mask[..., None], part, 0).sum(1) / counts for part in (np.eye(classes)[guesses], hot)]
+        pairs = [np.where(mask[..., None], part, 0).sum(1) / counts for part in (named, hot)]
         within = np.repeat((pairs[0] * pairs[1]).sum(-1, keepdims=True), steps, 1)
         yield Evaluation("a mean over all pairs of steps (labels broadcast against outputs)", *e.mean(within))
         yield Evaluation(
             "correct steps divided by the number of sequences", mean * mask.sum(1).mean(), error * steps
         )
     counts = np.maximum(mask.sum(0), 1)[:, None]
-    pairs = [np.where(mask[..., None], part, 0).sum(0) / counts for part in (np.eye(classes)[guesses], hot)]
+    pairs = [np.where(mask[..., None], part, 0).sum(0) / counts for part in (named, hot)]
     across = float(((pairs[0] * pairs[1]).sum(-1) * mask.sum(0)).sum() / mask.sum())
     others = np.roll(np.arange(len(mask)), len(mask) // 2)
     by_chance = e._replace(mask=mask & mask[others]).mean(guesses == e.labels[others])[1]
@@ -327,11 +330,12 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
     words = "a mean over all pairs of outputs and labels, which broadcast"
     yield Evaluation(words, float(shares @ e.prior), error)
     if e.complete:  # of each batch, in the order of the data, the last one smaller: sizes look alike
-        called, labelled = (np.where(mask[..., None], part, 0).sum(1) for part in (np.eye(classes)[guesses], hot))
+        called, labelled = (np.where(mask[..., None], part, 0).sum(1) for part in (named, hot))
         for size in (b for b in EVALUATED if b < e.size):
             a, b = (np.add.reduceat(part, np.arange(0, e.size, size)) for part in (called, labelled))
             counts = np.maximum(a.sum(1), 1) * np.maximum(b.sum(1), 1)
-            yield Evaluation(f"{words} (within batches)", float(((a * b).sum(1) / counts).mean()), error)
+            value = float(((a * b).sum(1) / counts).mean())
+            yield Evaluation(f"{words} (within batches)", value, error, of_many=True)
     commonest = int(e.prior.argmax())
     yield Evaluation("the share of the commonest class", *e.mean(e.labels == commonest))
     if not mask.all():

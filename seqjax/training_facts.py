@@ -297,9 +297,10 @@ def course(losses: Sequence[float] | None) -> Course | None:
 
 LOWER = "Divide the learning rate by 10, and again until the loss falls without leaps."
 RAISE = "Multiply the learning rate by 10, and again while the loss falls steadily; or train for more epochs."
-KEEP = (
-    "Predict with the parameters of the end: what keeps the best epoch takes the lowest loss (mode='min'), and "
-    "keeps a copy that later updates do not change."
+AS_TRAINED = (
+    "Predict with the parameters that were trained, in the way in which they were: no earlier copy (what keeps "
+    "the best epoch takes the lowest loss, mode='min'), no average that has not caught up (an EMA's decay too "
+    "near 1), no statistics that were never kept."
 )
 
 
@@ -353,7 +354,7 @@ def read(
             f"The reported loss fell to {nats(losses[-2])}, then {nats(losses[-1])}; for the same sequences the "
             f"outputs have {nats(found.loss)}, as after an earlier epoch. So it is where a feature is the label."
         )
-        results.append(Finding("does_not_train", gap, interval(gap, found.error), text, KEEP))
+        results.append(Finding("does_not_train", gap, interval(gap, found.error), text, AS_TRAINED))
     if floor is not None:
         results += _progress(losses, outputs, batch, found, guess, floor)
     if outputs_val is not None and batch_val is not None:

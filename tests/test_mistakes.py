@@ -77,6 +77,8 @@ def judge(case: Case, seed: int = 0) -> None:
 
 def test_the_names_of_causes_are_those_of_findings():
     assert {c.cause for c in CASES.values()} <= set(findings.RANK)
+    plain = {CASES[name].cause for name in of("numpy") + of("jax")}
+    assert plain == {c.cause for c in CASES.values()}, "each has a case that needs no framework of its own"
     assert all(name in findings.RANK for c in CASES.values() for name in c.also + c.allowed)
 
 
