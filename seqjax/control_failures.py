@@ -6,6 +6,7 @@ Imports `batch`, `control_data`, `control_findings`, `control_trials`, `evaluate
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from seqjax.control_data import Shape
 from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow, state
 from seqjax.control_trials import Trainer, Trial, reversed_labels
 from seqjax.evaluated import of_labels
-from seqjax.findings import SIGMAS, WORTH_IT, Finding, nats
+from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
 from seqjax.observed import REACHED
 from seqjax.outputs import Outputs
 
@@ -319,6 +320,9 @@ def at_chance(trainer: Trainer, own: Trial) -> list[Finding]:
     """Why a training learns nothing of a label that stands among the features, beside more and more others."""
     if found := by_itself(trainer, own):
         return found
+    assert own.score is not None
+    if own.losses and abs(own.losses[-1] - own.score.loss) > WORTH_IT and (form := of_few(trainer)):
+        return form
     flipped = trainer.turned_round(own.n)
     if flipped.score is None or flipped.outputs is None:
         return []
@@ -542,6 +546,39 @@ def still(trial: Trial) -> tuple[facts.Told, float] | None:
             far = abs(told.value - told.own) >= 10 * close
             return (told, per) if told.form and told.form.cause != "wrong_loss" and far else None
     return None
+
+
+def of_few(trainer: Trainer) -> list[Finding]:
+    """A wrong form of the loss, of trainings that make an update or so an epoch, each from a start of its own.
+
+    Their last loss is that before the last update.  Carried on by what it moved last, it is that of the outputs to
+    within half of that move, also where more sequences throw both about.  Three of the eight have to agree, and
+    twice as many as say something else: with the outputs' own loss most of them say so.  Broadcast labels are not
+    told by that (`still`).
+    """
+    told: list[tuple[Trial, facts.Told]] = []
+    sizes = [ONE_BATCH * k // FEWER for k in range(1, FEWER + 1)]
+    trials = [trial for n in sizes for trial in (trainer.run(data.own, n), trainer.turned_round(n))]
+    for trial in trials:
+        losses = trial.losses or []
+        if trial.of_known is not None and len(losses) > 1 and math.isfinite(losses[-2]):
+            move = losses[-1] - losses[-2]
+            found = facts.told([losses[-1] + move], trial.of_known, trial.known, max(CLOSE, abs(move) / 2))
+            told += [(trial, found)] if found else []
+    votes = Counter(found.form and found.form.cause for _, found in told).most_common(1)
+    if not votes or votes[0][0] in (None, "wrong_loss") or votes[0][1] < max(3, 2 * (len(told) - votes[0][1])):
+        return []
+    agree = [(trial, found) for trial, found in told if found.form and found.form.cause == votes[0][0]]
+    trial, found = max(agree, key=lambda case: abs(case[1].value - case[1].own))
+    assert found.form is not None
+    assert trial.losses is not None
+    gap = abs(found.value - found.own)
+    text = (
+        f"With {trial.n} sequences, an update or so an epoch, the reported loss is {nats(trial.losses[-1])}; the "
+        f"outputs have {nats(found.own)}, and {nats(found.value)} with {found.form.words} ({len(agree)} of "
+        f"{len(trials)} such trainings agree)."
+    )
+    return [Finding(found.form.cause, gap, interval(gap, found.error), text, found.form.remedy)]
 
 
 def is_seeded(one: Trial, other: Trial) -> bool:

@@ -63,8 +63,8 @@ def counted(loss: float) -> str:
 # --- What each control shows -------------------------------------------------------------------------------------
 
 
-def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
-    """A wrong form of the loss that explains what was reported on two controls or more, and others next to none.
+def forms(trials: list[tuple[str, Trial]]) -> dict[str, list[tuple[str, Trial, facts.Told]]]:
+    """By cause: the trials, with names, whose reported loss is that of a wrong form.
 
     Beside outputs that name nine tenths rightly any loss may be near 0, squares and others too: that says nothing.
     """
@@ -75,9 +75,15 @@ def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
             continue
         if score.names_rightly and abs(trial.losses[-1]) <= REACHED * score.prior:
             continue
-        if told := facts.told(trial.losses, trial.of_known, trial.known):
-            found.setdefault(told.form.cause if told.form else "", []).append((name, trial, told))
-    found.pop("", None)
+        told = facts.told(trial.losses, trial.of_known, trial.known)
+        if told and told.form:
+            found.setdefault(told.form.cause, []).append((name, trial, told))
+    return found
+
+
+def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
+    """A wrong form of the loss, that of what was reported on two controls or more, and others of next to none."""
+    found = forms(trials)
     if not found:
         return []
     cause, cases = max(found.items(), key=lambda item: len(item[1]))

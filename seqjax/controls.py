@@ -26,6 +26,7 @@ from seqjax.control_failures import (
     held_down,
     holds_all_labels,
     meets_others,
+    of_few,
     of_still,
     stopped,
 )
@@ -36,6 +37,7 @@ from seqjax.control_findings import (
     excess,
     few_of_many,
     finding,
+    forms,
     hardly_moved,
     leaked,
     overshoot,
@@ -172,7 +174,8 @@ def run(
         seen = None
     for control in rest:
         _one(job, control, own, seen, total)
-    job.findings += _of_losses(job)
+    named = {finding.cause for finding in job.findings}
+    job.findings += [finding for finding in _of_losses(job) if finding.cause not in named]
     return Report([job.rows[c.name] for c in CONTROLS], _by_length(job, own.n), _behind(job))
 
 
@@ -180,8 +183,9 @@ def _of_losses(job: _Run) -> list[Finding]:
     """What the reported losses of all controls together show: one cause at most, the surest first."""
     own, random = job.trials["own_feature"], job.trials.get("random_labels")
     others = {name: t for name, t in job.trials.items() if name not in ("own_feature", "random_labels", "padding")}
-    if forms := confirmed([(name, t) for name, t in job.trials.items() if name != "padding"]):
-        return forms
+    of_steps = [(name, t) for name, t in job.trials.items() if name != "padding"]
+    if wrong := confirmed(of_steps) or (of_few(job.trainer) if forms(of_steps) else []):
+        return wrong
     if random is not None and (leak := leaked(random, own, list(others.values()))):
         job.rows["random_labels"]["passed"] = False
         return [leak]
@@ -193,12 +197,12 @@ def _of_losses(job: _Run) -> list[Finding]:
         return [few]
     if job.rows["own_feature"]["passed"] and random is not None and (high := unstable(random)):
         job.findings = [f for f in job.findings if f.cause != "input_scale"]  # it cannot stand unit scale either
-        return [high]
+        return of_few(job.trainer) or [high]
     # What is reported where outputs settled at guessing: twice as much is seen before the first update.
     settled = random is not None and random.score and random.score.loss <= (1 + REACHED) * random.score.prior
     before = 2 * random.losses[-1] if random and settled and random.losses else 0.0
     high = overshoot(list(job.trials.items()), job.trainer.shape, before)
-    return [high] if high else []
+    return of_few(job.trainer) or [high] if high else []
 
 
 def _behind(job: _Run) -> bool:

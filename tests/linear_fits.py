@@ -81,6 +81,18 @@ def of_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
         return float(-(weight * np.log(z)).sum()), -weight / np.where(np.abs(z) < 1e-3, 1e-3, z)
 
 
+def normalised_raw(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
+    """Raw outputs divided by their sum and clipped, as Keras does with what it takes for probabilities."""
+    weight = mask[..., None] / max(mask.sum(), 1) * hot(y, z.shape[-1])
+    total = z.sum(-1, keepdims=True)
+    total = np.where(np.abs(total) < 1e-6, 1e-6, total)
+    p = z / total
+    inside = (p > 1e-7) & (p < 1 - 1e-7)
+    slope = np.where(inside, weight / np.where(inside, p, 1), 0)  # of the logarithm, at p
+    slope = (slope - (slope * p).sum(-1, keepdims=True)) / total
+    return float(-(weight * np.log(np.clip(p, 1e-7, 1 - 1e-7))).sum()), -np.clip(slope, -1, 1)
+
+
 def viewed(z: Array, y: Array, mask: Array) -> tuple[float, Array]:
     """[N, T, C] read as [N, C, T] without a transpose."""
     value, slope = cross_entropy(z.reshape(len(z), z.shape[2], -1).swapaxes(1, 2), y, mask)

@@ -123,6 +123,8 @@ MISTAKES = {
     "softmax_twice": ("softmax_twice", {"loss": linear.of_probabilities}, {}),
     "softmax_twice_of_three": ("softmax_twice", {"loss": linear.of_probabilities}, {"classes": 3}),
     "no_logarithm": ("logits_as_probabilities", {"loss": linear.no_logarithm}, {}),
+    "normalised_raw": ("logits_as_probabilities", {"loss": linear.normalised_raw, "rate": 0.05, "seed": 1}, {}),
+    "normalised_of_3": ("logits_as_probabilities", {"loss": linear.normalised_raw, "rate": 0.1}, {"classes": 3}),
     "logarithm_of_raw": ("logits_as_probabilities", {"loss": linear.of_raw, "rate": 0.01}, {"classes": 3}),
     "constant_input": (
         "stuck_at_prior",
