@@ -7,14 +7,16 @@ checksum is stored beside it, and shapes and dtypes are compared before anything
 loaded.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -65,12 +67,14 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes=None if one else {0}, barrier_sync_key_prefix=None if one else "alone"
         )
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, create=False, multiprocessing_options=alone, cleanup_tmp_directories=True
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, create=False, multiprocessing_options=alone)
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # What a killed process was writing.  Orbax would remove it in the background, and trip over itself
+            # where the folder is opened again meanwhile.
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished)
             manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
         except OSError as error:
             raise CheckpointError(f"checkpoints cannot be written in {self.folder} ({error.strerror})") from None
@@ -115,6 +119,14 @@ class Checkpoints:
             self._manager.close()
             del self._manager
             sys.unraisablehook = self._hook
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Close: nothing is being written any more.  Of two errors the first is raised."""
+        with contextlib.suppress(CheckpointError) if error else contextlib.nullcontext():
+            self.close()
 
     def restore(self, template: Any) -> Checkpoint | None:
         """The newest checkpoint that is whole, as NumPy arrays in the tree of `template`; None where none is.

@@ -3,6 +3,7 @@
 Imports everything of the library that a run needs; of `report`, only to be shown in a notebook.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -187,7 +188,9 @@ def run(
     parts = []
     for number, group in enumerate(groups):
         # One group's data at a time: what is kept of it is small.
-        state, data, history = _train(config, programs, groups, number, watch, saving)
+        store = saving.open(number) if saving.open and jax.process_index() == 0 else None
+        with store or contextlib.nullcontext():
+            state, data, history = _train(config, programs, groups, number, watch, saving, store)
         args = np.uint32(config.seed), group
         outputs = devices.to_host(programs.evaluate(state.params, data, *args))
         at_lengths = {n: devices.to_host(program(state.params, *args)) for n, program in lengths.items()}
@@ -319,13 +322,13 @@ def _train(
     number: int,
     watch: Watch,
     saving: Saving,
+    store: Checkpoints | None,
 ) -> tuple[training.TrainState, Any, dict[str, Any]]:
     """The final state of one group of replicates, its data, and its history `[R, epochs]`."""
     seed, group = np.uint32(config.seed), groups[number]
     wanted = min(len(group), config.num_replicates - number * len(group))  # the rest only fills up the last group
     state, data = programs.setup(seed, group)
     done, saved, history = 0, time.monotonic(), {}
-    store = saving.open(number) if saving.open and jax.process_index() == 0 else None
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((wanted, *leaf.shape[1:]), leaf.dtype), state)
     if saving.open and (checkpoint := _restore(store, template)) is not None:
         done, history = checkpoint.epoch, checkpoint.record["history"]
@@ -357,10 +360,8 @@ def _train(
             saved = time.monotonic()
         if stop:
             if store is not None:
-                store.close()
+                store.close()  # what cannot be written cannot be resumed, and says so
             raise StoppedError(f"stopped after epoch {n + 1} of {config.num_epochs}")
-    if store is not None:
-        store.close()
     return state, data, {name: np.array(rows).T for name, rows in history.items()}
 
 

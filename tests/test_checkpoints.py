@@ -56,6 +56,20 @@ def restored(folder: Path, template=None):
     return found, store.problems
 
 
+def test_an_error_leaves_no_writer_behind(tmp_path):
+    """In a notebook the next run may begin at once: what is still being written would be in its way."""
+
+    def fails(folder):
+        with Checkpoints(folder) as store:
+            store.save(checkpoint(1))
+            raise ZeroDivisionError
+
+    for folder in (tmp_path / str(i) for i in range(5)):
+        with pytest.raises(ZeroDivisionError):
+            fails(folder)
+        assert [path.name for path in folder.iterdir()] == ["1"]
+
+
 def same_bits(a, b) -> bool:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
@@ -126,6 +140,7 @@ def test_what_a_killed_process_was_writing_is_ignored(three, tmp_path):
     assert found.epoch == 3
     assert whole(found)
     assert not problems
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
     saved(folder, (4, 5))
     assert restored(folder)[0].epoch == 5
 
