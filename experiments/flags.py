@@ -139,7 +139,7 @@ DIAGNOSE = {
         ("predict", str, "MODULE:FUNCTION, predict(x) -> logits or probabilities [N, T, C], NumPy in and "
                          "out; any framework."),
         ("model", str, "MODULE:OBJECT, a model that can be trained: Flax Linen, NNX, Equinox, Keras, or a pair of "
-                       "pure functions (init, apply)."),
+                       "pure functions (init, apply), as Haiku gives it."),
         ("fit", str, "MODULE:FUNCTION, the whole of your training: fit(x, y, mask), or fit(x, y), -> predict, or "
                      "(predict, losses) with the loss of each epoch."),
         ("causal", bool, "Outputs may not depend on later steps."),
