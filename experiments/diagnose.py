@@ -48,11 +48,14 @@ def main(argv: list[str]) -> None:
 def run_and_write(given: dict[str, Any], flags: RunFlags, cache: Path | None, result_to: TextIO) -> None:
     """Diagnose, show it and write what is left of it."""
     started = time.perf_counter()
-    # The person's own code first: it is the quickest to be wrong.
+    # The person's own code first: it is the quickest to be wrong.  It may leave this folder.
+    here = Path.cwd()
     own = {name: load_object(given[name], f"--{name}") for name in OWN if name in given}
-    arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
-    seconds = time.perf_counter() - started
-    with open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite) as folder:
+    with contextlib.chdir(here):
+        arrays = load(**{name: value for name, value in given.items() if name in ARRAYS})
+        seconds = time.perf_counter() - started
+        opened = open_workdir(flags.workdir, "diagnose", overwrite=flags.overwrite)
+    with opened as folder:
         command.use_compilation_cache(cache)
         command.import_meanwhile("seqjax.report.diagnosis_figures")
         known = {name: value for name, value in given.items() if name not in ARRAYS} | own

@@ -68,7 +68,7 @@ def run_and_write(config: Config, flags: RunFlags, cache: Path | None, result_to
             try:
                 result = run(config, flags, folder, watch, stop)
             except StoppedError as stopped:
-                line = flags.resume_line("experiments.main", folder.folder)
+                line = flags.resume_line("experiments.main", folder.shown)
                 raise StoppedError(f"{stopped}; go on with: {line}") from None
             report.result(result.values)
             write(folder, flags, result, board)

@@ -73,7 +73,7 @@ def run_and_write(
                     shutil.rmtree(checkpoints, ignore_errors=True)
                     report.ended(number, records[-1])
             except StoppedError as stopped:
-                line = flags.resume_line("experiments.sweep", folder.folder)
+                line = flags.resume_line("experiments.sweep", folder.shown)
                 raise StoppedError(f"{stopped}; go on with: {line}") from None
         write(folder, flags, grid, records, result_to)
 

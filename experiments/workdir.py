@@ -40,10 +40,13 @@ CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 
 class Workdir:
-    """A folder that this process alone writes to, from `open_workdir` to the end of a `with`."""
+    """A folder that this process alone writes to, from `open_workdir` to the end of a `with`.
+
+    shown: its path as it was given; somebody's own code may leave the folder that it starts in.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.shown = folder.absolute(), folder
         self._lock = (folder / ".lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die
@@ -99,9 +102,10 @@ def _fresh(name: str) -> Path:
     raise AssertionError("there is always another number")
 
 
-def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool = False) -> Workdir:
+def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume: bool | None = None) -> Workdir:
     """The run's folder, made if need be; a fresh one under `runs/` where none is named.
 
+    resume: None where the command has no such flag.
     Nothing in it is touched: `clear` it when all else that may be refused was not.
     Raises ConfigError where it is a file, cannot be written, is in use, or holds a
     run that is neither to be overwritten nor resumed.
@@ -115,10 +119,9 @@ def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume
         raise ConfigError(f"workdir={folder}: is a file; expected a folder")
     held = [file for file in FILES if (folder / file).exists()]
     if held and not overwrite and not resume:
-        raise ConfigError(
-            f"workdir={folder}: holds a run ({held[0]}); name another, replace it with --overwrite, "
-            f"or go on with it with --resume"
-        )
+        ways = ["name another", "replace it with --overwrite"]
+        ways += ["go on with it with --resume"] if resume is not None else []
+        raise ConfigError(f"workdir={folder}: holds a run ({held[0]}); {', '.join(ways[:-1])}, or {ways[-1]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         workdir = Workdir(folder)
@@ -175,5 +178,5 @@ def show_result(folder: Workdir, values: dict[str, Any], as_json: bool, out: Tex
         json.dump(values, out, indent=1, allow_nan=False)
         print(file=out)
     else:
-        print(f"to read: {folder / PAGE}", file=out)
-        print(folder / "result.json", file=out)
+        print(f"to read: {folder.shown / PAGE}", file=out)
+        print(folder.shown / "result.json", file=out)

@@ -588,7 +588,7 @@ def is_seeded(one: Trial, other: Trial) -> bool:
 
 def apart(one: Trial, other: Trial) -> float:
     """The largest difference of their log-probabilities, nats."""
-    if one.outputs is None or other.outputs is None:
+    if one.outputs is None or other.outputs is None or one.outputs.log_p.shape != other.outputs.log_p.shape:
         return math.inf
     return float(np.abs(one.outputs.log_p - other.outputs.log_p).max())
 
@@ -624,8 +624,10 @@ def follows(own: Trial, flipped: Trial, shape: Shape, seeded: bool = False) -> f
     Where it is not known that both trainings began with the same parameters (seeded), they differ by less than
     half of what they differ by between inputs: other parameters would make a larger difference.
     """
-    if own.outputs is None or flipped.outputs is None or not np.array_equal(own.test.inputs, flipped.test.inputs):
+    if apart(own, flipped) == math.inf or not np.array_equal(own.test.inputs, flipped.test.inputs):
         return 0.0
+    assert own.outputs is not None
+    assert flipped.outputs is not None
     difference = own.outputs.log_p - flipped.outputs.log_p
     if not seeded and difference.std() > own.outputs.log_p.std() / 2:
         return 0.0

@@ -5,6 +5,7 @@ Imports `adapters`, `batch`, `control_data`, `findings`, `observed`, `training_f
 
 import contextlib
 import io
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from seqjax.user_code import one_line
 Fit = Callable[..., Any]
 
 KNOWN = 2048  # sequences on which a reported loss is computed again
+FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Trial(NamedTuple):
@@ -56,12 +58,17 @@ class Trial(NamedTuple):
 def losses_of(losses: Any) -> list[float] | None:
     """Losses by epoch, from a list, an array, or a Keras history; None where there are none.
 
-    Raises TypeError or ValueError for anything else.
+    What float32 does not hold is infinite.  Raises TypeError or ValueError for anything else.
     """
     losses = getattr(losses, "history", losses)
     if isinstance(losses, dict):
         losses = losses.get("loss", losses.get("train_loss"))
-    return None if losses is None else [float(loss) for loss in losses] or None
+    if losses is None:
+        return None
+    if isinstance(losses, str | bytes):
+        raise TypeError("text is no list of losses")
+    values = [float(loss) for loss in losses]
+    return [math.copysign(math.inf, v) if abs(v) > FLOAT32 else v for v in values] or None
 
 
 def train(fit: Fit, batch: Batch) -> tuple[Callable[[np.ndarray], Any], list[float] | None]:

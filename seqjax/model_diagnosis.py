@@ -254,8 +254,10 @@ def fit_of(fit: Callable[..., Any], form: Form) -> Callable[..., Any]:
         found = own(x, y, mask)
         predict, losses = _returned(found)
         try:
-            losses = losses_of(losses)
-        except (TypeError, ValueError):
+            losses = adapters.guarded(losses_of, "--fit: reading the losses of fit")(losses)
+        except adapters.UserCodeError as error:
+            if not isinstance(error.__cause__, TypeError | ValueError | OverflowError):
+                raise
             raise ConfigError(
                 f"fit returned losses that are no list of numbers, in {_told(found)}; expected {RETURNS}"
             ) from None

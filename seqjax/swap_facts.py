@@ -245,13 +245,17 @@ def scrambled(box: Box, raw: Callable[[np.ndarray], np.ndarray], seed: int = 0) 
 
     Cells (step s, feature f) are swapped one by one.  After x.reshape(N, F, T) the cell stands at step
     (s F + f) mod T: the outputs then depend on cells by that, in a relation of distance alone (a window, or all
-    earlier ones), and not by s.  The same with raw outputs, whose class c at step t comes from (t C + c) mod T.
+    earlier ones), and not by s.  The same with raw outputs: as [N, C, T] their class c at step t comes from
+    (t C + c) mod T; [N, T, C] made [N, C, T] for a loss that wants it, from (c T + t) div C.
     """
     if box.inputs.shape[1] < 2 or box.leaks:
         return None
-    for of, (kind, moved, s, place) in (
-        ("inputs [N, T, F] to [N, F, T]", _cells(box, seed)),
-        ("outputs [N, C, T] to [N, T, C]", _classes(box, raw)),
+    cells, (classes, t, places) = _cells(box, seed), _classes(box, raw)
+    inputs, outputs = "cells (step, feature) an output depends on", "steps an output (step, class) depends on"
+    for what, of, moved, s, place in (
+        (inputs, "inputs [N, T, F] to [N, F, T]", *cells),
+        (outputs, "outputs [N, C, T] to [N, T, C]", classes, t, places[0]),
+        (outputs, "outputs [N, T, C] to [N, C, T]", classes, t, places[1]),
     ):
         if moved is None:
             continue
@@ -259,18 +263,18 @@ def scrambled(box: Box, raw: Callable[[np.ndarray], np.ndarray], seed: int = 0) 
         if by_place <= EXCEPTIONS < 10 * EXCEPTIONS <= by_step and _by_distance(moved, place):
             share = float(by_step)
             error = float(np.sqrt(share * (1 - share) / moved.shape[1]))
-            text = f"Which {kind} an output depends on follows the arithmetic of a reshape of {of}, "
+            text = f"Which {what} follows the arithmetic of a reshape of {of}, "
             text += f"without exception; by their own steps {100 * share:.0f} % of them would be exceptions."
             how = "Use a transpose (swapaxes, permute): a reshape keeps the order of the numbers."
             return Finding("scrambled_axes", share, interval(share, error), text, how)
     return None
 
 
-def _cells(box: Box, seed: int) -> tuple[str, np.ndarray | None, Any, Any]:
+def _cells(box: Box, seed: int) -> tuple[np.ndarray | None, Any, Any]:
     """moved `[T, cells]` by swaps of single cells; their steps, and where a reshape would put them."""
     rows, steps, features = box.inputs.shape
     if features < 2:
-        return "cells", None, None, None
+        return None, None, None
     rng = np.random.default_rng(seed)
     cells = np.sort(rng.permutation(steps * features)[:CELLS])
     few = box.inputs[: max(1, min(rows, 4))]
@@ -280,26 +284,27 @@ def _cells(box: Box, seed: int) -> tuple[str, np.ndarray | None, Any, Any]:
     x[at] = donors[:, cells // features, cells % features].T
     small = Box(box.predict, few, box.mask[: len(few)], False)
     moved = (np.abs(small.of(x) - small.base).max(-1) > small.tolerance).any(1)  # [cells, T]
-    return "cells (step, feature)", moved.T, cells // features, cells % steps
+    return moved.T, cells // features, cells % steps
 
 
-def _classes(box: Box, raw: Callable[[np.ndarray], np.ndarray]) -> tuple[str, np.ndarray | None, Any, Any]:
-    """moved `[s, (t, c)]`: which outputs a swap of step s moves; their steps, and where they came from."""
+def _classes(box: Box, raw: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray | None, Any, Any]:
+    """moved `[s, (t, c)]`: which outputs a swap of step s moves; their steps; where either reshape has them from.
+
+    None where there is one class, or more steps than are swapped.
+    """
     steps = box.inputs.shape[1]
     first = raw(box.inputs)
     classes = first.shape[-1]
-    if classes < 2:
-        return "outputs", None, None, None
+    if classes < 2 or steps > CELLS // 8:
+        return None, None, (None, None)
     tolerance = 64 * np.finfo(np.float32).eps * max(1.0, np.abs(first).max())
-    swapped = np.arange(min(steps, CELLS // 8))
-    x = np.repeat(box.inputs[None], len(swapped), axis=0)
-    x[np.arange(len(swapped)), :, swapped] = box.donors[:, swapped].swapaxes(0, 1)
+    x, swapped = np.repeat(box.inputs[None], steps, axis=0), np.arange(steps)
+    x[swapped, :, swapped] = box.donors.swapaxes(0, 1)
     found = raw(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], steps, classes)
-    moved = (np.abs(found - first) > tolerance).any(1).reshape(len(swapped), -1)
-    full = np.zeros((steps, steps * classes), bool)
-    full[swapped] = moved
-    t, place = np.divmod(np.arange(steps * classes), classes)[0], np.arange(steps * classes) % steps
-    return "outputs (step, class)", (full if len(swapped) == steps else None), t, place
+    moved = (np.abs(found - first) > tolerance).any(1).reshape(steps, -1)
+    cells = np.arange(steps * classes)
+    t, c = np.divmod(cells, classes)
+    return moved, t, (cells % steps, (c * steps + t) // classes)
 
 
 def _exceptions(moved: np.ndarray, group: np.ndarray) -> float:

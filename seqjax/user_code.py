@@ -119,7 +119,7 @@ def guarded(function: Callable, what: str) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (ConfigError, KeyboardInterrupt, GeneratorExit):  # UserCodeError is one
+        except (ConfigError, KeyboardInterrupt):  # UserCodeError is one
             raise
         except BaseException as error:  # sys.exit, and what frameworks cancel tasks with
             raise user_code_error(error, what) from error
@@ -131,7 +131,10 @@ def user_code_error(error: BaseException, what: str) -> UserCodeError:
     """The error of a user's code as one line, with the frames of their own files."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
     where = f" ({_short(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    message = one_line(str(error))
+    try:
+        message = one_line(str(error))
+    except Exception:  # their own __str__
+        message = ""
     if isinstance(error, SystemExit):
         where += "; expected no call of sys.exit (what a script runs goes under if __name__ == '__main__')"
     if isinstance(error, SyntaxError):  # its text says where
@@ -156,7 +159,9 @@ def _module(name: str, here: str) -> types.ModuleType:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         inside = any(_is_own(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
         if missing is None or inside or not f"{name}.".startswith(f"{missing}."):

@@ -515,6 +515,20 @@ def test_nonsense_outputs_are_a_row():
     assert "[" in row(report, "own_feature")["text"]
 
 
+@pytest.mark.parametrize("wider_from", [1, 2, 3, 4])
+def test_trainings_of_different_numbers_of_outputs(wider_from):
+    """Each by itself can be read; side by side they have nothing to compare."""
+    trainings = iter(range(1000))
+
+    def fit(x, y, mask):
+        odds = np.zeros(2) if next(trainings) < wider_from else np.array([0.0, 0.0, -9.0])
+        return (lambda x: np.broadcast_to(odds, (*x.shape[:2], len(odds)))), [0.7] * 10
+
+    report = controls.run(fit, given())
+    assert not row(report, "own_feature")["passed"]
+    assert len(found(report)) <= 1
+
+
 def test_a_fit_that_knows_its_length_is_given_it():
     def of_40(x, y, mask):
         assert x.shape[1] == 40, "40 steps"

@@ -150,6 +150,11 @@ def predict(x):
     one = x.sum(-1) > 0
     return np.stack([~one, one], -1) * 24.0 - 12.0
 
+def elsewhere(x, y, mask):
+    os.makedirs("elsewhere", exist_ok=True)
+    os.chdir("elsewhere")
+    return predict, [0.5, 0.1]
+
 def broken(x):
     return x @ np.ones(7)
 
@@ -187,6 +192,20 @@ def test_a_predict_of_ones_own_is_found_in_the_current_folder_and_diagnosed(modu
     assert values["verdict"]["cause"] == "labels_repeat_one_step"
     found = sorted(path.name for path in (module / "run").glob("*.png"))
     assert found == sorted([*FIGURES, "budget.png", "needs_and_sees.png"])
+
+
+def test_a_training_may_leave_the_folder_that_it_began_in(module, monkeypatch, capfd):
+    (module / "leaves.py").write_text(
+        f"import os\nos.chdir({str(module.parent)!r})\nfrom own_model import predict"
+    )
+    for own in (("--fit=own_model:elsewhere", "--control_samples=0"), ("--predict=leaves:predict",)):
+        monkeypatch.chdir(module)
+        argv = ("--data=train.npz", *own, "--workdir=run", "--overwrite")
+        code, out, err = end(monkeypatch, capfd, *argv)
+        assert code == 0, err
+        assert out.splitlines()[-1] == "run/result.json"
+        values = json.loads((module / "run" / "result.json").read_text())
+        assert own[0].split("=")[1] in values["config"].values()
 
 
 @pytest.mark.parametrize(

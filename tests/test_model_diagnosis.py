@@ -185,6 +185,9 @@ RETURNED = {  # by a fit, and what is said of it
     "a dict": ({"predict": own_step}, "a dict of 1 (function); expected predict(x), a model, or"),
     "losses alone": ([0.5, 0.4, 0.3], "a list of 3 (float, float, float); expected predict(x), a model, or"),
     "the other way round": (([0.5], own_step), "losses that are no list of numbers"),
+    "text": ((own_step, "12345"), "losses that are no list of numbers"),
+    "words": ((own_step, ["much"]), "losses that are no list of numbers"),
+    "no float": ((own_step, [10**400]), "losses that are no list of numbers"),
     "a history": (types.SimpleNamespace(history={}), "something of type SimpleNamespace; expected predict(x)"),
 }
 
@@ -195,6 +198,21 @@ def test_what_a_fit_may_not_return_is_told_with_what_it_should(returned, said):
         model_diagnosis.fit_of(lambda x, y: returned, load(x=X, y=EVENT).form)(X, EVENT, EVENT >= 0)
     assert str(e.value).startswith(f"fit returned {said}")
     assert "\n" not in str(e.value)
+
+
+def test_losses_that_cannot_be_read_are_theirs():
+    def generated():
+        yield 0.5
+        raise RuntimeError("in the generator")
+
+    fit = model_diagnosis.fit_of(lambda x, y: (own_step, generated()), load(x=X, y=EVENT).form)
+    with pytest.raises(UserCodeError, match="the losses of fit raised RuntimeError: in the generator"):
+        fit(X, EVENT, EVENT >= 0)
+
+
+def test_what_float32_does_not_hold_is_an_infinite_loss():
+    fit = model_diagnosis.fit_of(lambda x, y: (own_step, [1e308, -1e308, 2.0]), load(x=X, y=EVENT).form)
+    assert fit(X, EVENT, EVENT >= 0)[1] == [math.inf, -math.inf, 2.0]
 
 
 def test_a_fit_may_return_a_linen_module_with_its_variables():

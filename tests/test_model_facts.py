@@ -244,10 +244,17 @@ def test_rounding_noise_is_no_dropout():
     assert causes(facts) == []
 
 
+def viewed(z):
+    """[N, T, C] brought to [N, C, T] by a view, and back as the labels have it."""
+    return z.reshape(len(z), z.shape[2], -1).swapaxes(1, 2)
+
+
 SCRAMBLED = {
     "dense": lambda w, x: w.logits(x.reshape(len(x), x.shape[2], -1).swapaxes(1, 2)),
     "recurrent": lambda w, x: w.logits(recurrence(x.reshape(len(x), x.shape[2], -1).swapaxes(1, 2), 1)),
     "outputs": lambda w, x: w.logits(x).swapaxes(1, 2).reshape(len(x), x.shape[1], -1),
+    "outputs for the loss": lambda w, x: viewed(w.logits(x)),
+    "recurrent outputs for the loss": lambda w, x: viewed(w.logits(recurrence(x, 1))),
 }
 
 

@@ -208,6 +208,23 @@ def test_sys_exit_is_an_error_and_an_interrupt_is_not():
         guarded(interrupted, "fit")()
 
 
+def test_whatever_their_code_raises_is_told_as_theirs():
+    class OfTheirs(BaseException):
+        pass
+
+    class WithoutWords(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def fails(error):
+        raise error
+
+    for error in (OfTheirs("mine"), GeneratorExit("mine"), WithoutWords()):
+        with pytest.raises(UserCodeError, match=f"^fit raised {type(error).__name__}") as e:
+            guarded(fails, "fit")(error)
+        assert str(e.value).count("mine") == bool(error.args)
+
+
 def test_messages_of_libraries_become_one_line():
     text = (
         "Exception encountered when calling Dense.call().\n\n\x1b[1mshapes differ\x1b[0m\n\nArguments received by"

@@ -56,8 +56,10 @@ def test_without_a_name_every_run_gets_a_fresh_folder_under_runs(tmp_path, monke
 @pytest.mark.parametrize("held", ["config.json", "metrics.jsonl", "result.json", "params.npz", "predictions.npz"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path, held, open_workdir):
     (tmp_path / held).write_text("before")
-    with pytest.raises(ConfigError, match=r"holds a run .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"holds a run .*; name another, or replace it with --overwrite$"):
         open_workdir(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--overwrite, or go on with it with --resume$"):
+        open_workdir(str(tmp_path), resume=False)
     assert tree(tmp_path) == {held: b"before"}
 
 
