@@ -6,6 +6,7 @@ takes inputs is found in `adapters`.
 
 import gc
 import inspect
+import math
 import sys
 from collections import OrderedDict  # keeps the order of layers as a pytree, too
 from collections.abc import Callable
@@ -81,16 +82,60 @@ def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = Non
 
 
 class LeftOut(NamedTuple):
-    """Parameters of PyTorch that had a gradient and that no optimiser held.
+    """Parameters of PyTorch that had a gradient and that no optimiser held; or that were frozen in a model (of
+    PyTorch or Keras) of which others were not.
 
-    layers: how many of them by kind of layer.  share: of all that had a gradient.
+    layers: how many of them by kind of layer.  share: of all that had a gradient, or of that model's.
     """
 
     layers: dict[str, int]
     share: float
+    frozen: bool = False
 
 
-def watch_optimisers(run: Callable[[], Any]) -> tuple[Any, LeftOut | None]:
+def watch_training(run: Callable[[], Any]) -> tuple[Any, LeftOut | None]:
+    """What a training returns, and what it left out; of models that it made itself."""
+    before = [model for model, _, _ in _partly_frozen()]
+    found, left = _watch_optimisers(run)
+    for model, layers, share in _partly_frozen() if left is None else []:
+        if not any(model is other for other in before):
+            left = LeftOut(layers, share, frozen=True)
+    return found, left
+
+
+def _partly_frozen() -> list[tuple[Any, dict[str, int], float]]:
+    """Models, the numbers of their frozen parameters by kind of layer, and the share that these are.
+
+    A model that is frozen as a whole is one that another learns from, or an average.
+    """
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    found = []
+    for model in gc.get_objects():
+        if torch is not None and issubclass(type(model), torch.nn.Module):
+            weights = [
+                (type(layer).__name__, p.numel(), p.requires_grad)
+                for layer in model.modules()
+                for p in layer._parameters.values()
+                if type(p) is torch.nn.Parameter
+            ]
+        elif keras is not None and issubclass(type(model), keras.Model):
+            weights = [
+                (type(layer).__name__, math.prod(weight.shape), weight.trainable)
+                for layer in model._flatten_layers()
+                for weight in layer._trainable_variables
+            ]
+        else:
+            continue
+        layers: dict[str, int] = {}
+        for kind, size, trained in weights:
+            if not trained:
+                layers[kind] = layers.get(kind, 0) + size
+        if layers and any(trained for _, _, trained in weights):
+            found.append((model, layers, sum(layers.values()) / sum(size for _, size, _ in weights)))
+    return found
+
+
+def _watch_optimisers(run: Callable[[], Any]) -> tuple[Any, LeftOut | None]:
     """What a training in PyTorch returns, and what its optimisers left out.
 
     None where no optimiser of PyTorch took a step, or they left out nothing.  What had a gradient before is not

@@ -20,7 +20,7 @@ from seqjax.config import ConfigError
 from seqjax.control_trials import losses_of
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
-from seqjax.frameworks import LeftOut, is_a, watch_optimisers
+from seqjax.frameworks import LeftOut, is_a, watch_training
 from seqjax.ladder import Key, Ladder
 from seqjax.observed import REACHED
 from seqjax.step_swaps import Dependence
@@ -146,7 +146,7 @@ def look(
     if fit is not None:
         watch("fit", None)
         own_fit = fit_of(fit, form)
-        (predict, losses), left_out = watch_optimisers(lambda: own_fit(*_some(data.train, FIT_SEQUENCES, seed)))
+        (predict, losses), left_out = watch_training(lambda: own_fit(*_some(data.train, FIT_SEQUENCES, seed)))
         lap("fit")
     elif trainable is not None:
         run = short_run.instrumented(trainable, data, seed=seed, **_allowed(climbed, swaps))
@@ -477,18 +477,22 @@ def _terms(
 
 
 def _left_out(climbed: Ladder, left_out: LeftOut | None, on: Key, val: Loss) -> list[Finding]:
-    """Layers that no optimiser holds, where the loss stays above what they could reach."""
+    """Layers that are frozen, or that no optimiser holds, where the loss stays above what they could reach."""
     lacks = val.mean - _floor(climbed, on)
     if left_out is None or lacks <= _worth(climbed, val.error):
         return []
     layers = ", ".join(f"{count} of {name}" for name, count in left_out.layers.items())
+    what = "are frozen" if left_out.frozen else "had a gradient, and no optimiser holds them"
     text = (
-        f"{left_out.share:.0%} of the parameters (value: the share) had a gradient, and no optimiser holds them: "
-        f"{layers}; the loss stays {nats(lacks)} above what the model could reach."
+        f"{left_out.share:.0%} of the parameters (value: the share) {what}: {layers}; the loss stays "
+        f"{nats(lacks)} above what the model could reach."
     )
     remedy = (
-        "Keep layers where PyTorch finds them (nn.ModuleList, nn.Sequential; not a Python list or dict), and give "
-        "the optimiser all of model.parameters()."
+        "Let them train (trainable = True, requires_grad_(True)), unless they were trained before for what these "
+        "labels need."
+        if left_out.frozen
+        else "Keep layers where PyTorch finds them (nn.ModuleList, nn.Sequential; not a Python list or dict), and "
+        "give the optimiser all of model.parameters()."
     )
     return [Finding("does_not_train", left_out.share, (left_out.share, left_out.share), text, remedy)]
 

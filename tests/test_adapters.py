@@ -3,6 +3,7 @@
 Tests marked `frameworks` need the extra `adapters`: `python -m pytest -n 0 -m frameworks tests/test_adapters.py`.
 """
 
+import copy
 import functools
 import importlib
 import importlib.util
@@ -23,7 +24,7 @@ from flax import nnx
 
 from seqjax.adapters import Trainable, UserCodeError, as_predict, as_trainable, read_outputs
 from seqjax.config import ConfigError
-from seqjax.frameworks import watch_optimisers
+from seqjax.frameworks import watch_training
 from seqjax.instruments import flat, kernels
 
 N, T, F, C = 12, 6, 4, 3
@@ -861,6 +862,8 @@ def test_arrays_of_every_framework_are_read():
 def test_what_no_optimiser_of_pytorch_holds():
     torch = need("torch")
 
+    copies, kept_alive = [], []
+
     class Net(torch.nn.Module):
         def __init__(self, kept):
             super().__init__()
@@ -870,8 +873,11 @@ def test_what_no_optimiser_of_pytorch_holds():
         def forward(self, x):
             return self.head(self.body[0](x))
 
-    def train(kept=torch.nn.ModuleList, names=("head", "body"), frozen=False, steps=True):
+    def train(kept=torch.nn.ModuleList, names=("head", "body"), frozen=False, steps=True, average=False):
         net = Net(kept)
+        if average:
+            net(torch.ones(5, 3))
+            copies.append(copy.deepcopy(net).requires_grad_(False))
         if frozen:
             net.body.requires_grad_(False)
         optimiser = torch.optim.SGD([p for name, p in net.named_parameters() if name.startswith(names)], 0.1)
@@ -881,13 +887,29 @@ def test_what_no_optimiser_of_pytorch_holds():
         return net
 
     for how, left_out in (
-        ({"kept": list}, ({"Linear": 16}, 16 / 26)),
-        ({"names": ("body",)}, ({"Linear": 10}, 10 / 26)),
+        ({"kept": list}, ({"Linear": 16}, 16 / 26, False)),
+        ({"names": ("body",)}, ({"Linear": 10}, 10 / 26, False)),
         ({}, None),
-        ({"frozen": True}, None),
+        ({"frozen": True}, ({"Linear": 16}, 16 / 26, True)),
+        ({"average": True}, None),
         ({"steps": False}, None),
     ):
-        net, found = watch_optimisers(functools.partial(train, **how))
+        net, found = watch_training(functools.partial(train, **how))
         assert found == left_out, how
         assert net.head.weight.shape == (2, 4)
+        kept_alive.append(net)  # another training's frozen model is none of this one
     assert not sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks
+
+
+@frameworks
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_frozen_in_keras(frozen):
+    keras = need("keras")
+
+    def train():
+        body = keras.Sequential([keras.Input((2, 3)), keras.layers.Dense(4), keras.layers.BatchNormalization()])
+        body.trainable = not frozen
+        return keras.Sequential([body, keras.layers.Dense(2)])
+
+    _, found = watch_training(train)
+    assert found == (({"Dense": 16, "BatchNormalization": 8}, 24 / 34, True) if frozen else None)
