@@ -81,6 +81,9 @@ def foreign(obj: Any, remake: Callable | None = None, x: np.ndarray | None = Non
     return _functions(init, apply) if callable(init) and callable(apply) else None
 
 
+MOST = 0.5  # of a model's parameters: what is less, a table of positions, may be fixed on purpose
+
+
 class LeftOut(NamedTuple):
     """Parameters of PyTorch that had a gradient and that no optimiser held; or that were frozen in a model (of
     PyTorch or Keras) of which others were not.
@@ -98,7 +101,7 @@ def watch_training(run: Callable[[], Any]) -> tuple[Any, LeftOut | None]:
     before = [model for model, _, _ in _partly_frozen()]
     found, left = _watch_optimisers(run)
     for model, layers, share in _partly_frozen() if left is None else []:
-        if not any(model is other for other in before):
+        if share >= MOST and not any(model is other for other in before):
             left = LeftOut(layers, share, frozen=True)
     return found, left
 

@@ -184,6 +184,19 @@ def trainable_false(seed, wrong):
 
 
 @case("does_not_train", "fit", "keras")
+def backbone_is_frozen(seed, wrong):
+    """A backbone with trainable=False, from a guide to fine-tuning, that nobody has trained before."""
+    d = draw("with_before", seed, 900, 6, 6, 3)
+
+    def make():
+        body = stack(6, 6, layers.Conv1D(24, 2, padding="causal", activation="tanh"), layers.Dense(4, "tanh"))
+        body.trainable = not wrong
+        return keras.Sequential([body, layers.Dense(3, "softmax")])
+
+    return fits(d, make, seed)
+
+
+@case("does_not_train", "fit", "keras")
 def trained_a_clone(seed, wrong):
     """clone_model is what was fitted, the first model is what predicts."""
     d = draw("held1", seed, 750, 5, 5, 3)
