@@ -82,7 +82,7 @@ def forms(trials: list[tuple[str, Trial]]) -> dict[str, list[tuple[str, Trial, f
 
 
 def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
-    """A wrong form of the loss, that of what was reported on two controls or more, and others of next to none."""
+    """A wrong form of the loss: that of two controls or more, while next to none has another."""
     found = forms(trials)
     if not found:
         return []
