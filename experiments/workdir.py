@@ -43,10 +43,11 @@ class Workdir:
     """A folder that this process alone writes to, from `open_workdir` to the end of a `with`.
 
     shown: its path as it was given; somebody's own code may leave the folder that it starts in.
+    fresh: made for this run under a name of the kit's own.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.shown = folder.absolute(), folder
+    def __init__(self, folder: Path, fresh: bool = False):
+        self.folder, self.shown, self.fresh = folder.absolute(), folder, fresh
         self._lock = (folder / ".lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die
@@ -59,8 +60,11 @@ class Workdir:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._lock.close()
+        # Refused before anything was written: a fresh folder goes again.
+        if error and self.fresh and os.listdir(self.folder) == [".lock"]:
+            shutil.rmtree(self.folder)
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
@@ -124,7 +128,7 @@ def open_workdir(path: str | None, name: str, *, overwrite: bool = False, resume
         raise ConfigError(f"workdir={folder}: holds a run ({held[0]}); {', '.join(ways[:-1])}, or {ways[-1]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        workdir = Workdir(folder)
+        workdir = Workdir(folder, fresh=not path)
     except OSError as error:
         raise ConfigError(f"workdir={folder}: cannot be written ({error.strerror})") from None
     return workdir

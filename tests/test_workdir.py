@@ -53,6 +53,22 @@ def test_without_a_name_every_run_gets_a_fresh_folder_under_runs(tmp_path, monke
     assert "dense-T2" in one.name
 
 
+def test_a_fresh_folder_of_a_run_that_is_refused_goes_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refused(path, writes):
+        with workdir.open_workdir(path, "dense-T2") as folder:
+            if writes:
+                (folder / "config.json").write_text("{}")
+            raise ConfigError("no such model")
+
+    for path, writes, kept in ((None, False, 0), (None, True, 1), ("mine", False, 1)):
+        with pytest.raises(ConfigError):
+            refused(path, writes)
+        folder = tmp_path / "runs" if path is None else tmp_path
+        assert len([each for each in folder.iterdir() if each.name != "runs"]) == kept
+
+
 @pytest.mark.parametrize("held", ["config.json", "metrics.jsonl", "result.json", "params.npz", "predictions.npz"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path, held, open_workdir):
     (tmp_path / held).write_text("before")
