@@ -15,7 +15,7 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.batch import Batch
 from seqjax.control_data import Shape
-from seqjax.control_findings import confirmed, counted, finding, leaked, overshoot, slow, state
+from seqjax.control_findings import confirmed, counted, finding, forms, leaked, overshoot, slow, state
 from seqjax.control_trials import Trainer, Trial, reversed_labels
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
@@ -388,9 +388,9 @@ def by_its_loss(trainer: Trainer, own: Trial, flipped: Trial) -> list[Finding]:
         text = "the outputs are exactly 1 for one class at every step, whatever the inputs and the labels are"
         remedy = "A softmax over one unit is always 1: use a sigmoid with one unit, or two units."
         return [of_own_feature(own, "single_unit_softmax", text, remedy)]
-    forms = confirmed([("own_feature", own), ("own_feature", flipped)]) or of_still(own, lambda: flipped)
-    if forms:
-        return forms
+    pair = [("own_feature", own), ("own_feature", flipped)]
+    if wrong := confirmed(pair, forms(pair)) or of_still(own, lambda: flipped):
+        return wrong
     if other := other_loss(own, flipped, trainer.shape):
         return [of_own_feature(own, *other)]
     if not losses or min(losses) < 0 or losses[-1] >= 0.5 * prior:

@@ -25,6 +25,7 @@ from seqjax.training_facts import Score
 
 
 BY_ACCIDENT = 3  # times as many controls agree on one form of the loss as on others, which may fit by accident
+Forms = dict[str, list[tuple[str, Trial, facts.Told]]]  # by cause
 TWICE = {"softmax_twice", "probabilities_as_logits"}  # causes by which a softmax or sigmoid is applied twice
 
 
@@ -63,12 +64,12 @@ def counted(loss: float) -> str:
 # --- What each control shows -------------------------------------------------------------------------------------
 
 
-def forms(trials: list[tuple[str, Trial]]) -> dict[str, list[tuple[str, Trial, facts.Told]]]:
+def forms(trials: list[tuple[str, Trial]]) -> Forms:
     """By cause: the trials, with names, whose reported loss is that of a wrong form.
 
     Beside outputs that name nine tenths rightly any loss may be near 0, squares and others too: that says nothing.
     """
-    found: dict[str, list[tuple[str, Trial, facts.Told]]] = {}
+    found: Forms = {}
     for name, trial in trials:
         score = trial.score
         if not trial.losses or trial.of_known is None or score is None:
@@ -81,9 +82,11 @@ def forms(trials: list[tuple[str, Trial]]) -> dict[str, list[tuple[str, Trial, f
     return found
 
 
-def confirmed(trials: list[tuple[str, Trial]]) -> list[Finding]:
-    """A wrong form of the loss: that of two controls or more, while next to none has another."""
-    found = forms(trials)
+def confirmed(trials: list[tuple[str, Trial]], found: Forms) -> list[Finding]:
+    """A wrong form of the loss: that of two controls or more, while next to none has another.
+
+    found: the `forms` of these trials.
+    """
     if not found:
         return []
     cause, cases = max(found.items(), key=lambda item: len(item[1]))

@@ -8,6 +8,7 @@ loss that was there to reach, and that of guessing.  The first control, one feat
 whether the others can tell anything.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -184,7 +185,9 @@ def _of_losses(job: _Run) -> list[Finding]:
     own, random = job.trials["own_feature"], job.trials.get("random_labels")
     others = {name: t for name, t in job.trials.items() if name not in ("own_feature", "random_labels", "padding")}
     of_steps = [(name, t) for name, t in job.trials.items() if name != "padding"]
-    if wrong := confirmed(of_steps) or (of_few(job.trainer) if forms(of_steps) else []):
+    told = forms(of_steps)
+    by_few = functools.cache(lambda: of_few(job.trainer))  # eight trainings, for whichever question asks first
+    if wrong := confirmed(of_steps, told) or (by_few() if told else []):
         return wrong
     if random is not None and (leak := leaked(random, own, list(others.values()))):
         job.rows["random_labels"]["passed"] = False
@@ -197,12 +200,12 @@ def _of_losses(job: _Run) -> list[Finding]:
         return [few]
     if job.rows["own_feature"]["passed"] and random is not None and (high := unstable(random)):
         job.findings = [f for f in job.findings if f.cause != "input_scale"]  # it cannot stand unit scale either
-        return of_few(job.trainer) or [high]
+        return by_few() or [high]
     # What is reported where outputs settled at guessing: twice as much is seen before the first update.
     settled = random is not None and random.score and random.score.loss <= (1 + REACHED) * random.score.prior
     before = 2 * random.losses[-1] if random and settled and random.losses else 0.0
     high = overshoot(list(job.trials.items()), job.trainer.shape, before)
-    return of_few(job.trainer) or [high] if high else []
+    return by_few() or [high] if high else []
 
 
 def _behind(job: _Run) -> bool:

@@ -113,7 +113,7 @@ def _partly_frozen() -> list[tuple[Any, dict[str, int], float]]:
     """
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
     found = []
-    for model in gc.get_objects():
+    for model in gc.get_objects() if torch or keras else []:
         if torch is not None and issubclass(type(model), torch.nn.Module):
             weights = [
                 (type(layer).__name__, p.numel(), p.requires_grad)

@@ -876,7 +876,6 @@ def test_what_no_optimiser_of_pytorch_holds():
     def train(kept=torch.nn.ModuleList, names=("head", "body"), frozen=False, steps=True, average=False):
         net = Net(kept)
         if average:
-            net(torch.ones(5, 3))
             copies.append(copy.deepcopy(net).requires_grad_(False))
         if frozen:
             net.body.requires_grad_(False)
