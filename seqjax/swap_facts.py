@@ -17,6 +17,7 @@ from seqjax.receptive_field import BLACK_BOX_ROWS, BLACK_BOX_STEPS, donors_of
 # Changes below a tenth of what is worth calling a cause are none: half precision and programs that sum in another
 # order make some.
 MATERIAL = WORTH_IT / 10
+TINY = 1e-6  # nats: the same sums in single precision
 TRIED = 6  # outputs whose dependence is tried one by one: by chance, an exception among them would show
 OUTPUTS, SEQUENCES = 6, 32  # steps and sequences at which influence is measured, where nothing leaks
 CELLS = 512  # of (step, feature), swapped one by one
@@ -422,7 +423,8 @@ def sees_padding_alone(
         )
         return Finding("mask_inverted", 1.0, (1.0, 1.0), text, TURN_ROUND)
     mean, error = ratio(full, np.ones(len(full)))
-    if not is_worth(mean, error):
+    # Trained on padding alone, a model has learnt to make little of it: beside no change at all, little is enough.
+    if not (is_worth(mean, error) or (padded.max() <= TINY and mean > max(MATERIAL, SIGMAS * error))):
         return None
     text = (
         f"Swapping other steps moves outputs by {mean:.3f} nats in sequences without padding, and not at all in "

@@ -444,6 +444,18 @@ def test_attention_to_padding(to, shortest):
     assert "mask_inverted" not in causes(healthy)
 
 
+def test_attention_to_padding_that_has_learnt_to_make_little_of_it():
+    world = World(6, val=False)
+    mask = np.arange(6) < np.random.default_rng(0).integers(2, 6, len(world.x))[:, None]
+    data = user_arrays.load(x=np.where(mask[..., None], world.x, 0), y=np.where(mask, world.y, 0), mask=mask)
+    world.before = world.before / 40
+    [found] = [
+        f for f in examine(attending(world, everything_if_nothing), data).findings if f.cause == "mask_inverted"
+    ]
+    assert 0.001 < found.value < 0.01
+    assert "mask_inverted" not in causes(examine(attending(world, np.logical_not), data))
+
+
 def test_attention_to_padding_where_some_have_none():
     world = World(6, val=False)
     mask = np.arange(6) < np.random.default_rng(0).integers(2, 7, len(world.x))[:, None]
