@@ -50,7 +50,7 @@ from seqjax.control_findings import (
     too_slow,
     unstable,
 )
-from seqjax.control_trials import Fit, Seeing, Trainer, Trial, seeing, steps_summed
+from seqjax.control_trials import Fit, Seeing, Trainer, Trial, reversed_labels, seeing, steps_summed
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, is_worth, nats
 from seqjax.observed import REACHED
 
@@ -321,9 +321,14 @@ def _mask_inverted(job: _Run, trial: Trial, n: int) -> list[Finding]:
     sure = trial.score is None or trial.score.loss >= 2 * math.log(shape.num_classes)
     if shape.steps < 2 or shape.per_sequence or sure:
         return []
-    padding = job.trainer.run(data.padded, n)
-    inverted, text = padding_finding(job.trainer, trial, padding) if padding.score is not None else (None, "")
-    return [inverted] if inverted and text == "inverted" else []
+    for turn in (False, True, False):  # outputs that were never trained seem so by accident, but not each time
+        padding = job.trainer.run(data.padded, n, *([reversed_labels(shape)] if turn else []))
+        if padding.score is None:
+            return []
+        inverted, text = padding_finding(job.trainer, trial, padding)
+        if inverted is None or text != "inverted":
+            return []
+    return [inverted]
 
 
 def _held_up(job: _Run, trial: Trial, total: int, learning: bool) -> list[Finding]:
