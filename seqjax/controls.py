@@ -230,9 +230,12 @@ def _by_length(job: _Run, n: int) -> list[Finding]:
     for i, high in enumerate(job.findings):
         if high.cause != "learning_rate_high" or job.each > job.left:
             continue
-        short = job.trainer._replace(shape=shape._replace(steps=SHORT), per=1.0).run(data.own, n)
+        few_steps = job.trainer._replace(shape=shape._replace(steps=SHORT), per=1.0)
+        short = few_steps.run(data.own, n)
         calm = all(loss <= limit for loss in short.losses or [])
         if short.score is None or state(short.score, 0.0) != "passed" or not calm:
+            continue
+        if unstable(few_steps.run(data.at_random, n)):  # thrown about there too: it is no matter of the length
             continue
         text = (
             f"{high.evidence} With {SHORT} steps a sequence instead of {shape.steps} the same training learns "
