@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from seqjax import arrays, control_data, control_failures, control_trials, controls
+from seqjax import arrays, control_data, control_failures, control_findings, control_trials, controls
 from seqjax.batch import Batch
 from seqjax.findings import ORDER
 
@@ -408,6 +408,18 @@ def test_networks_that_never_learnt_do_not_meet_other_labels(losses_too):
 
     trainer = control_trials.Trainer(fit, control_data.shape_of(given(steps=5, features=8)), 0, {})
     assert sum(bool(control_failures.meets_others(trainer, 64)) for _ in range(60)) <= 1
+
+
+@pytest.mark.parametrize(("ends", "cause"), [(3, None), (0, "learning_rate_high")])
+def test_what_stands_still_above_guessing_is_not_thrown_about(ends, cause):
+    """Labels at random after three updates that are too large: of a rate that then was 0, and one that stays."""
+    fit = linear.training(ends=ends, rate=20.0, epochs=12)
+    trial = control_trials.Trainer(fit, control_data.shape_of(given(classes=3)), 0, {}).run(
+        control_data.at_random, 1500
+    )
+    assert trial.score.loss > 1.2 * trial.score.prior
+    high = control_findings.unstable(trial)
+    assert (high and high.cause) == cause
 
 
 def test_a_step_that_is_seen_and_not_used_is_named():
