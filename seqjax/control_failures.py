@@ -226,6 +226,15 @@ def few_updates(trainer: Trainer) -> Trial:
     return trainer.run(data.own, ONE_BATCH)
 
 
+def _alike(trainer: Trainer, trial: Trial) -> bool:
+    """Whether outputs are as sure of every step with the same label: at what bounds them (a penalty, cosines), and
+    not on the way to 0, where they differ by what stands beside the feature."""
+    assert trial.outputs is not None
+    losses, mask = -of_labels(trial.outputs.log_p, trial.test.labels), trial.test.mask
+    of_class = [losses[mask & (trial.test.labels == c)] for c in trainer.shape.classes]
+    return float(np.mean([of.std() / of.mean() for of in of_class])) < 0.25
+
+
 def stopped(trainer: Trainer, own: Trial) -> Finding | None:
     """Updates that come to nothing after the first few: a schedule that ended, as one counted in epochs does.
 
@@ -235,10 +244,11 @@ def stopped(trainer: Trainer, own: Trial) -> Finding | None:
     curve, losses, score = facts.course(own.losses), own.losses or [], own.score
     if curve is None or score is None or not curve.finite or len(losses) < 4 or own.n < FEWER * ONE_BATCH:
         return None
-    late = losses[len(losses) // 2 :]
-    if score.loss <= REACHED * score.prior or max(late) - min(late) > STANDS * score.loss:
+    late, little = losses[len(losses) // 2 :], REACHED * score.prior
+    if score.loss <= WORTH_IT or max(late) - min(late) > STANDS * score.loss:
         return None
-    little = REACHED * score.prior
+    if score.loss <= little and (abs(losses[-1] - score.loss) > REACHED * score.loss or _alike(trainer, own)):
+        return None
     few = few_updates(trainer)
     if abs(losses[-1] - score.loss) > little or held_down(trainer, few, own):  # another loss, or a penalty
         return None

@@ -422,6 +422,27 @@ def test_what_stands_still_above_guessing_is_not_thrown_about(ends, cause):
     assert (high and high.cause) == cause
 
 
+@pytest.mark.parametrize(("spread", "cause"), [(0.0, None), (0.6, "learning_rate_low")])
+def test_updates_that_end_where_a_feature_is_nearly_learnt(spread, cause):
+    """Losses stand at 0.03 and 0.06.  All outputs as sure as each other: bounded, and no fault of the rate."""
+
+    def fit(x, y, mask):
+        known, _ = linear.training()(x, y, mask)
+
+        def predict(x):
+            beside = spread * np.sin(1e3 * x.sum(-1, keepdims=True))
+            return 3.5 * np.eye(2)[known(x).argmax(-1)] + np.concatenate([beside, -beside], -1)
+
+        loss = linear.cross_entropy(predict(x), y, mask)[0]
+        return predict, [0.7] + [loss] * 11
+
+    trainer = control_trials.Trainer(fit, control_data.shape_of(given()), 0, {})
+    trial = trainer.run(control_data.own, 1500)
+    assert 0.01 < trial.score.loss < 0.1 * trial.score.prior
+    ended = control_failures.stopped(trainer, trial)
+    assert (ended and ended.cause) == cause
+
+
 def test_a_step_that_is_seen_and_not_used_is_named():
     def weak(x, y, mask):  # the step before reaches the outputs, and the training is kept from using it
         fit = linear.training(see=(-1, 0), returns=lambda x: x)
