@@ -23,7 +23,6 @@ QUICK = ["numpy.softmax_over_batch", "numpy.never_flipped_back"]
 # Mistakes that are not named first as yet, and what is said instead; how many they are, `table.py` counts.
 MISSED = {
     "numpy.shuffled_apart": "cannot_tell: with so few sequences noise looks like a riddle",
-    "jax.recurrence_of_three": "stuck_at_prior: no other start of the recurrence is seen to help",
     "jax.weights_times_hundred": "healthy: the short run gets out of it",
 }
 

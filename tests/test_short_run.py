@@ -226,8 +226,9 @@ def test_rare_features_are_of_ordinary_scale():
     ("radius", "expected"),
     [(2.0, ["exploding_gradient"]), pytest.param(0.5, [], marks=pytest.mark.full)],
 )
-def test_a_recurrence_that_grows(radius, expected):
-    x, y = zoo.earlier_step(steps=40)
+@pytest.mark.parametrize("steps", [pytest.param(10, marks=pytest.mark.full), 40])
+def test_a_recurrence_that_grows(radius, expected, steps):
+    x, y = zoo.earlier_step(steps=steps)
     result = of(zoo.LinearRecurrence(radius), x, y, needs=1)
     assert causes(result) == expected
 
