@@ -21,7 +21,7 @@ from seqjax.arrays import Arrays, Rows
 from seqjax.batch import Batch
 from seqjax.config import ConfigError
 from seqjax.evaluated import Evaluated, as_log_p, evaluate
-from seqjax.findings import SIGMAS, Finding, interval, ranked
+from seqjax.findings import SIGMAS, Finding, interval, nats, ranked
 from seqjax.outputs import Outputs, read_outputs
 from seqjax.receptive_field import ReceptiveField, measure, measure_predict
 
@@ -285,7 +285,7 @@ def _swaps(
     rows = np.sort(np.random.default_rng(seed + 4).permutation(n)[:AT_ONCE])
     crowd, crowd_mask = inputs_given(batch.inputs, rows), np.asarray(batch.mask[rows])
     once = log_p_of(crowd)
-    unsteady = swap_facts.unsteady(once, log_p_of(crowd), crowd_mask)
+    unsteady = swap_facts.unsteady(log_p_of, crowd, once, crowd_mask)
     findings: list[Finding | None] = [unsteady]
     box = swap_facts.Box(log_p_of, x, mask, field.batch_leak)
     if field.batch_leak and not unsteady and size > 1:
@@ -345,13 +345,17 @@ def _above_noise(field: ReceptiveField, moved: dict[str, Any]) -> ReceptiveField
 
 
 def _sees_future(field: ReceptiveField, later: dict[str, Any] | None, scored: np.ndarray) -> Finding | None:
-    """Outputs of scored steps that move with later inputs: cells seen are certain, their size is measured."""
+    """Outputs of scored steps that move with later inputs: cells seen are certain, their size is measured.
+
+    However little that is, beyond what a Fourier transform in single precision rounds: on a stream there is no
+    later input.
+    """
     cells = np.triu(field.sees, 1)[scored]
-    if not cells.any() or not later or later["nats"] < swap_facts.MATERIAL:
+    if not cells.any() or not later or later["nats"] < 10 * swap_facts.TINY:
         return None
     (low, high), mean = later["ci95"], later["nats"]
     pairs = int(np.triu(np.ones_like(field.sees), 1)[scored].sum())
-    text = f"Outputs move by {mean:.3f} nats when the inputs of later steps are swapped, and they may not "
+    text = f"Outputs move by {nats(mean)} nats when the inputs of later steps are swapped, and they may not "
     text += f"({int(cells.sum())} of {pairs} pairs of an output and a later step)."
     how = "Use a causal mask, causal padding, or one direction only."
     return Finding("sees_future", mean, (low, high), text, how)

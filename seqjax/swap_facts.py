@@ -80,15 +80,31 @@ def by_sequence(moved: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 SWITCH_OFF = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
+RESET = "Reset the state before each batch of other sequences (stateful=False, hidden=None)."
 PLACE = "The output for a sequence depends on its place in the batch, and not on the sequences beside it"
 SAME_NOISE = "Dropout or noise is on at prediction, drawn with the same key in every call."
 
 
-def unsteady(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> Finding | None:
-    """Log-probabilities `[n, T, C]` of two calls with the same inputs that differ by more than rounding."""
-    moved, error = by_sequence(nats_moved(first, second), mask)
+def unsteady(
+    predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, before: np.ndarray, mask: np.ndarray
+) -> Finding | None:
+    """Outputs that differ by more than rounding between calls with the same inputs.
+
+    before: the outputs of x, `[n, T, C]`.  Noise is another in every call; a state that is kept is the same after
+    the same call, and it is what the call before left.
+    """
+    moved, error = by_sequence(nats_moved(before, predict(x)), mask)
     if moved < max(MATERIAL, SIGMAS * error):
         return None
+    after = [[predict(part) for part in (x[::-1], x[::-1], x, x)][2:] for _ in range(2)]
+    again = nats_moved(after[0][0], after[1][0])
+    less, error_less = by_sequence(nats_moved(after[0][0], after[0][1]) - again, mask)
+    if less > max(MATERIAL, SIGMAS * error_less) and by_sequence(again, mask)[0] < less:
+        text = (
+            f"Two calls with the same inputs differ by {moved:.3f} nats a step, and by {less:.3f} less where the "
+            "calls before were the same too: a state is kept from call to call."
+        )
+        return Finding("batch_leak", moved, interval(moved, error), text, RESET)
     text = (
         f"Two calls with the same inputs differ by {moved:.3f} nats a step: dropout or noise is on at prediction"
     )
@@ -118,8 +134,7 @@ def by_place(
         f"Outputs of {len(x)} sequences move by {moved:.3f} nats a step when these stand in another order, those "
         "of few do not: something is kept from batch to batch."
     )
-    how = "Reset the state before each batch of other sequences (stateful=False, hidden=None)."
-    return Finding("batch_leak", moved, interval(moved, error), text, how)
+    return Finding("batch_leak", moved, interval(moved, error), text, RESET)
 
 
 class Mixing(NamedTuple):

@@ -180,6 +180,10 @@ MIXING = {
         lambda w, x: w.logits(recurrence(x, 0) + recurrence(x[::-1], 0)[::-1]),
     ),
     "attention over the batch": ("batch_time_swapped", lambda w, x: w.logits(attention(x, 0))),
+    "attention over the batch, and a norm of the features": (
+        "batch_time_swapped",
+        lambda w, x: w.logits(normalised(attention(x, 0), (2,))),
+    ),
     "batch statistics": ("training_mode", lambda w, x: w.logits(normalised(x, (0, 1)))),
     "batch statistics of a step": ("batch_leak", lambda w, x: w.logits(normalised(x, (0,)))),
     "batch statistics of a hidden layer": (
@@ -305,6 +309,23 @@ def test_the_future_counts_under_causal_alone():
     world = World(3, sees="all")
     assert causes(examine(lambda x: world.logits(x), world.arrays)) == []
     assert causes(examine(lambda x: world.logits(x), world.arrays, causal=True)) == ["sees_future"]
+
+
+@pytest.mark.parametrize("share", [3e-4, 0.0])
+def test_a_little_of_the_future_counts_and_what_a_transform_rounds_does_not(share):
+    """Earlier steps by a product of spectra in single precision, which rounds as far as the later ones."""
+    world = World(3)
+
+    def predict(x):
+        x, steps = np.asarray(x, np.float32), x.shape[1]
+        fades = np.fft.rfft(np.float32(0.5) ** np.arange(steps, dtype=np.float32), 2 * steps).astype(np.complex64)
+        earlier = np.fft.irfft(np.fft.rfft(x, 2 * steps, 1) * fades[:, None], 2 * steps, 1)[:, :steps]
+        later = x[:, ::-1].cumsum(1, dtype=np.float32)[:, ::-1]
+        return np.float32(earlier + share * later) @ world.own.astype(np.float32)
+
+    found = examine(predict, world.arrays, causal=True)
+    assert causes(found) == (["sees_future"] if share else [])
+    assert not share or found.findings[0].value < 0.001
 
 
 @pytest.mark.parametrize("k", [1, -1, 3])
@@ -592,6 +613,20 @@ def test_a_reported_number_of_a_large_set_and_a_slow_first_call():
     assert "right throughout" in facts.findings[0].evidence
     honest = float((world.logits(world.x).argmax(-1) == world.y).mean(dtype=np.float32))
     assert causes(examine(world.logits, world.arrays, observed_accuracy=honest)) == []
+
+
+@pytest.mark.parametrize("share", [0.7, 0.2])
+def test_a_state_that_is_kept_from_call_to_call_is_a_leak(share):
+    world, kept = World(3), {}
+
+    def predict(x):
+        z = world.logits(x) + share * kept.get(len(x), np.zeros((len(x), 3)))[:, None]
+        kept[len(x)] = z[:, -1]
+        return z
+
+    found = examine(predict, world.arrays)
+    assert first(found) == "batch_leak"
+    assert "from call to call" in found.findings[0].evidence
 
 
 def test_a_state_that_is_kept_from_batch_to_batch_is_a_leak():
