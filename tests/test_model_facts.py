@@ -180,9 +180,9 @@ MIXING = {
         lambda w, x: w.logits(recurrence(x, 0) + recurrence(x[::-1], 0)[::-1]),
     ),
     "attention over the batch": ("batch_time_swapped", lambda w, x: w.logits(attention(x, 0))),
-    "attention over the batch, and a norm of the features": (
+    "attention to what is large in the batch, and a norm of the features": (
         "batch_time_swapped",
-        lambda w, x: w.logits(normalised(attention(x, 0), (2,))),
+        lambda w, x: w.logits(normalised(x + (softmax((x**2).sum(-1, keepdims=True), 0) * x).sum(0), (2,))),
     ),
     "batch statistics": ("training_mode", lambda w, x: w.logits(normalised(x, (0, 1)))),
     "batch statistics of a step": ("batch_leak", lambda w, x: w.logits(normalised(x, (0,)))),
