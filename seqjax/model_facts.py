@@ -293,7 +293,7 @@ def _swaps(
     elif not field.batch_leak and not unsteady:
         findings += [
             swap_facts.by_place(log_p_of, crowd, once, crowd_mask),
-            swap_facts.scrambled(box, raw_of, seed),
+            swap_facts.scrambled(box, raw_of, seed) or swap_facts.scrambled_heads(field.sees, scored),
         ]
     if not field.batch_leak:
         size = swap_facts.SEQUENCES

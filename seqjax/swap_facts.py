@@ -341,6 +341,44 @@ def _by_distance(moved: np.ndarray, group: np.ndarray) -> bool:
     return bool((expected != seen).mean() <= EXCEPTIONS and expected.any() and not expected.all())
 
 
+HEADS = 64
+
+
+def scrambled_heads(sees: np.ndarray, scored: np.ndarray) -> Finding | None:
+    """Outputs that see just the steps that a reshape of [T, heads * size] and [heads, T, size] brings together.
+
+    sees `[T, T]`: output t moves with the input of step s; scored `[T]`.  Of [T, heads * size] taken as
+    [heads, T, size] step t has in head h what was of step (h T + t) div heads, whatever the size; the other way
+    round of step (t heads + h) mod T.  Also with a recurrence behind it, which adds what the steps before saw.
+    """
+    t = np.arange(len(sees))
+    if scored.sum() < 3:  # too few to show an arithmetic
+        return None
+    for heads in range(2, HEADS + 1):
+        h = np.arange(heads)
+        for words, steps in (
+            (f"[T, {heads} * size] to [{heads}, T, size]", (h * len(t) + t[:, None]) // heads),
+            (f"[{heads}, T, size] to [T, {heads} * size]", (t[:, None] * heads + h) % len(t)),
+        ):
+            met = (steps[..., None] == t).any(1)
+            for behind, expected in (("", met), (" before a recurrence", np.logical_or.accumulate(met))):
+                if (expected == sees)[scored].all() and not _usual(sees, scored):
+                    share = float((expected & ~np.eye(len(t), dtype=bool))[scored].mean())
+                    text = (
+                        f"Outputs depend on just those steps that a reshape of {words}{behind} would bring "
+                        f"together: {100 * share:.0f} % of all pairs of steps, in an order that is no window."
+                    )
+                    how = "Split heads in two moves: reshape the last axis alone to [heads, size], then transpose."
+                    return Finding("scrambled_axes", share, (share, share), text, how)
+    return None
+
+
+def _usual(sees: np.ndarray, scored: np.ndarray) -> bool:
+    """All steps, all earlier or later ones, a window: what depends on the distance alone."""
+    distance, sees = np.subtract.outer(np.arange(len(sees)), np.arange(len(sees)))[scored], sees[scored]
+    return all(sees[distance == d].all() or not sees[distance == d].any() for d in np.unique(distance))
+
+
 # --- How much other steps matter ---------------------------------------------------------------------------------
 
 

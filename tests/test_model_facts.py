@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seqjax import arrays as user_arrays
+from seqjax import swap_facts
 from seqjax.adapters import UserCodeError, guarded
 from seqjax.config import ConfigError
 from seqjax.model_facts import examine
@@ -230,6 +231,50 @@ def test_the_same_along_the_steps_is_healthy(model):
     assert not {"batch_time_swapped", "training_mode", "scrambled_axes", "batch_leak"} & set(causes(facts))
     assert not facts.values["batch_leak"]
     assert facts.rung == ("past" if model is recurrence else "all")
+
+
+def split_heads(x, heads, right):
+    n, steps, width = x.shape
+    h = np.repeat(x, heads, -1)
+    apart = h.reshape(n, steps, heads, width).swapaxes(1, 2) if right else h.reshape(n, heads, steps, width)
+    return apart.sum(1)
+
+
+def join_heads(x, heads, right):
+    n, steps, width = x.shape
+    apart = np.repeat(x[:, None], heads, 1)
+    h = apart.swapaxes(1, 2) if right else apart
+    return h.reshape(n, steps, heads, width).sum(2)
+
+
+@pytest.mark.parametrize("steps", [5, 7])
+@pytest.mark.parametrize("heads", [2, 3])
+@pytest.mark.parametrize("before", [lambda x: x, lambda x: recurrence(x, 1)])
+@pytest.mark.parametrize("form", [split_heads, join_heads])
+def test_heads_that_a_reshape_scrambles(form, before, heads, steps):
+    world = World(steps, steps=steps)
+    for right in (False, True):
+        found = causes(examine(lambda x, right=right: world.logits(before(form(x, heads, right))), world.arrays))
+        assert ("scrambled_axes" in found) != right
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda s, t: s <= t,
+        lambda s, t: s // 2 == t // 2,
+        lambda s, t: (s == t) | (s == 0),
+        lambda s, t: (t - s) % 2 == 0,
+        lambda s, t: s + 0 * t == s.max(),
+        lambda s, t: s % 2 == 0 * t,
+        lambda s, t: s // 2 <= t // 2,
+    ],
+)
+def test_no_heads_are_seen_in_fields_that_people_build(field, steps):
+    sees = field(*np.meshgrid(np.arange(steps), np.arange(steps)))
+    for first in (0, steps // 2):
+        assert swap_facts.scrambled_heads(sees, np.arange(steps) >= first) is None
 
 
 def test_dropout_at_prediction():
