@@ -46,7 +46,7 @@ SMALL, LARGE = 0.1, 10.0
 SATURATED = 100.0
 MOST = 0.5  # of a layer's units (what a ReLU leaves on at a standard initialisation), of the nats to be had
 VANISHED = 1e-4  # the square root of Adam's eps, against which gradients of two layers are both divided
-GROWN = 1.0  # power of ten: a recurrence that neither grows nor shrinks hands on as much as it gets
+GROWN = 1.0  # a power of ten; a recurrence that neither grows nor shrinks hands on as much as it gets: 0
 # The square of a larger gradient is no float32, and Adam needs the square.
 OVERFLOWS = float(np.sqrt(np.finfo(np.float32).max))
 VISIBLE = 1e-3  # a change of log-probabilities that no rounding makes (1e-7 of numbers up to 1e3)

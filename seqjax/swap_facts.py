@@ -96,9 +96,10 @@ def unsteady(
     moved, error = by_sequence(nats_moved(before, predict(x)), mask)
     if moved < max(MATERIAL, SIGMAS * error):
         return None
-    after = [[predict(part) for part in (x[::-1], x[::-1], x, x)][2:] for _ in range(2)]
-    again = nats_moved(after[0][0], after[1][0])
-    less, error_less = by_sequence(nats_moved(after[0][0], after[0][1]) - again, mask)
+    # After two calls with others, and after itself; the whole of it twice.
+    (first, then), (second, _) = ([predict(part) for part in (x[::-1], x[::-1], x, x)][2:] for _ in range(2))
+    again = nats_moved(first, second)
+    less, error_less = by_sequence(nats_moved(first, then) - again, mask)
     if less > max(MATERIAL, SIGMAS * error_less) and by_sequence(again, mask)[0] < less:
         text = (
             f"Two calls with the same inputs differ by {moved:.3f} nats a step, and by {less:.3f} less where the "
@@ -352,7 +353,7 @@ def scrambled_heads(sees: np.ndarray, scored: np.ndarray) -> Finding | None:
     round of step (t heads + h) mod T.  Also with a recurrence behind it, which adds what the steps before saw.
     """
     t = np.arange(len(sees))
-    if scored.sum() < 3:  # too few to show an arithmetic
+    if scored.sum() < 3 or _usual(sees, scored):  # too few to show an arithmetic
         return None
     for heads in range(2, HEADS + 1):
         h = np.arange(heads)
@@ -360,9 +361,10 @@ def scrambled_heads(sees: np.ndarray, scored: np.ndarray) -> Finding | None:
             (f"[T, {heads} * size] to [{heads}, T, size]", (h * len(t) + t[:, None]) // heads),
             (f"[{heads}, T, size] to [T, {heads} * size]", (t[:, None] * heads + h) % len(t)),
         ):
-            met = (steps[..., None] == t).any(1)
+            met = np.zeros_like(sees, bool)
+            met[t[:, None], steps] = True
             for behind, expected in (("", met), (" before a recurrence", np.logical_or.accumulate(met))):
-                if (expected == sees)[scored].all() and not _usual(sees, scored):
+                if (expected == sees)[scored].all():
                     share = float((expected & ~np.eye(len(t), dtype=bool))[scored].mean())
                     text = (
                         f"Outputs depend on just those steps that a reshape of {words}{behind} would bring "
@@ -375,8 +377,9 @@ def scrambled_heads(sees: np.ndarray, scored: np.ndarray) -> Finding | None:
 
 def _usual(sees: np.ndarray, scored: np.ndarray) -> bool:
     """All steps, all earlier or later ones, a window: what depends on the distance alone."""
-    distance, sees = np.subtract.outer(np.arange(len(sees)), np.arange(len(sees)))[scored], sees[scored]
-    return all(sees[distance == d].all() or not sees[distance == d].any() for d in np.unique(distance))
+    distance = np.subtract.outer(np.arange(len(sees)), np.arange(len(sees)))[scored].ravel() + len(sees)
+    seen, pairs = np.bincount(distance, sees[scored].ravel()), np.bincount(distance)
+    return bool(((seen == 0) | (seen == pairs)).all())
 
 
 # --- How much other steps matter ---------------------------------------------------------------------------------
