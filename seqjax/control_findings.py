@@ -400,6 +400,7 @@ def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding
 def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Finding:
     """Outputs that move with the sequences beside: a recurrence over the batch, or something else."""
     assert own.predict is not None
+    predict = own.predict
     shape, few = trainer.shape, 32
     x = np.asarray(own.test.inputs)[:few]
     value, error = leak
@@ -414,10 +415,9 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
     beside[kept] = x[kept]
     alike = np.abs(trainer.read(own.predict, beside).log_p - base)[kept].max() <= floor
     if ordered and alike:
-        text = (
-            f"{swap_facts.PLACE}: log-probabilities move by {value:.3g} nats on average. {swap_facts.SAME_NOISE}"
-        )
-        return Finding("training_mode", value, ci95, text, swap_facts.SWITCH_OFF)
+        cause, why, how = swap_facts.why_by_place(lambda x: trainer.read(predict, x).log_p, x[kept], len(x))
+        text = f"{swap_facts.PLACE}: log-probabilities move by {value:.3g} nats on average. {why}"
+        return Finding(cause, value, ci95, text, how)
     blind = shape.steps > 1
     for s in range(shape.steps if blind and ordered else 0):
         changed = x.copy()

@@ -82,7 +82,6 @@ def by_sequence(moved: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 SWITCH_OFF = "Switch training mode off for prediction: model.eval(), training=False, deterministic=True."
 RESET = "Reset the state before each batch of other sequences (stateful=False, hidden=None)."
 PLACE = "The output for a sequence depends on its place in the batch, and not on the sequences beside it"
-SAME_NOISE = "Dropout or noise is on at prediction, drawn with the same key in every call."
 
 
 def unsteady(
@@ -129,13 +128,31 @@ def by_place(
     others = x[order]
     others[kept] = x[kept]
     if nats_moved(before[kept], predict(others)[kept]).max() < MATERIAL:
-        text = f"{PLACE}: at another place it differs by {moved:.3f} nats a step. {SAME_NOISE}"
-        return Finding("training_mode", moved, interval(moved, error), text, SWITCH_OFF)
+        cause, why, how = why_by_place(predict, x[kept], len(x))
+        text = f"{PLACE}: at another place it differs by {moved:.3f} nats a step. {why}"
+        return Finding(cause, moved, interval(moved, error), text, how)
     text = (
         f"Outputs of {len(x)} sequences move by {moved:.3f} nats a step when these stand in another order, those "
         "of few do not: something is kept from batch to batch."
     )
     return Finding("batch_leak", moved, interval(moved, error), text, RESET)
+
+
+def why_by_place(
+    predict: Callable[[np.ndarray], np.ndarray], one: np.ndarray, places: int
+) -> tuple[str, str, str]:
+    """Cause, evidence and remedy of outputs that depend on the place in the batch; one: a sequence `[T, F]`.
+
+    Noise is another at every step.  What is the same at all steps of a place counts places as if they were steps.
+    """
+    everywhere = predict(np.repeat(np.repeat(one[:1], len(one), 0)[None], places, 0))  # [places, T, C]
+    along = nats_moved(everywhere, np.broadcast_to(everywhere[:, :1], everywhere.shape))
+    if len(one) > 1 and along.max() < MATERIAL:
+        text = "For one input everywhere it is the same at all steps: positions are counted along the batch."
+        how = "Index encodings by steps: pe[:, :x.shape[1]] where the batch comes first."
+        return "batch_time_swapped", text, how
+    text = "Dropout or noise is on at prediction, drawn with the same key in every call."
+    return "training_mode", text, SWITCH_OFF
 
 
 class Mixing(NamedTuple):

@@ -45,6 +45,11 @@ def along_batch(x):
     return out
 
 
+def counted_along_batch(x):
+    """As pe[:x.size(0)] adds it where the batch comes first."""
+    return x + 0.5 * np.sin(np.arange(len(x)))[:, None, None] * (np.arange(x.shape[2]) % 2)
+
+
 def of_the_next_step(x, y, mask):
     """Labels shifted once more, in the loss."""
     return x[:, :-1], y[:, 1:], mask[:, 1:]
@@ -215,6 +220,7 @@ MISTAKES = {
     ),
     "batch_mean": ("batch_leak", {"returns": batch_mean}, {}),
     "along_batch": ("batch_time_swapped", {"returns": along_batch}, {}),
+    "counted_along_batch": ("batch_time_swapped", {"returns": counted_along_batch}, {}),
 }  # fmt: skip
 TWIN = ("losses_too",)  # what the twin keeps
 # The first case of each cause, and every other one: the rest runs with those that take long.

@@ -620,6 +620,14 @@ def test_noise_with_the_same_key_in_every_call_is_training_mode():
     assert not facts.values["batch_leak"]
 
 
+def test_positions_that_are_counted_along_the_batch():
+    world = World(4)
+    places = np.random.default_rng(0).normal(size=(4_000, 1, 3))
+    facts = examine(lambda x: world.logits(x) + places[: len(x)], world.arrays)
+    assert causes(facts) == ["batch_time_swapped"]
+    assert "counted along the batch" in facts.findings[0].evidence
+
+
 def test_untrained_outputs_may_lie_below_chance():
     """They avoid every label, and hardly: by the luck of the first parameters, not by a wrong sign."""
     world = World(5)
