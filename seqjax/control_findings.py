@@ -241,7 +241,7 @@ def predicts_otherwise(trial: Trial, reachable: float = 0.0) -> Finding | None:
     if trial.of_known is None or not trial.losses or trial.score is None:
         return None
     known, last = facts.score(trial.of_known, trial.known), trial.losses[-1]
-    low = 0 <= last <= reachable + REACHED * (trial.score.prior - reachable)
+    low = 0 <= last <= reachable + REACHED * (trial.score.prior - reachable) and max(trial.losses) > last
     half = known.commonest + (1 - known.commonest) / 2
     few = known.accuracy + SIGMAS * known.accuracy_error < half and known.loss > (reachable + known.prior) / 2
     if not low or not (few or known.loss - SIGMAS * known.error > known.prior):
@@ -260,7 +260,7 @@ def few_of_many(memorised: Trial) -> Finding | None:
     score, losses = memorised.score, memorised.losses
     if score is None or not losses or not score.finite or not all(map(math.isfinite, losses)):
         return None
-    learnt = 0 <= losses[-1] <= REACHED * min(score.prior, max(losses))
+    learnt = 0 <= losses[-1] <= REACHED * min(score.prior, max(losses)) and max(losses) > 0
     if not learnt or score.loss <= (1 + REACHED) * score.prior:
         return None
     text = (

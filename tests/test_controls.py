@@ -428,6 +428,15 @@ def test_what_stands_still_above_guessing_is_not_thrown_about(ends, cause):
     assert (high and high.cause) == cause
 
 
+@pytest.mark.parametrize("first", [0.7, 0.0])
+def test_a_loss_that_was_0_from_the_first_epoch_on_tells_of_nothing_learnt(first):
+    """As where no step counts: every weight is 0."""
+    fit = lambda x, y, mask: (lambda x: 5 * x[..., :2], [first] + [0.0] * 5)  # noqa: E731
+    trial = control_trials.Trainer(fit, control_data.shape_of(given()), 0, {}).run(control_data.own, 500)
+    for question in (control_findings.predicts_otherwise, control_findings.few_of_many):
+        assert (question(trial) is None) == (first == 0)
+
+
 @pytest.mark.parametrize(("spread", "cause"), [(0.0, None), (0.6, "learning_rate_low")])
 def test_updates_that_end_where_a_feature_is_nearly_learnt(spread, cause):
     """Losses stand at 0.03 and 0.06.  All outputs as sure as each other: bounded, and no fault of the rate."""
