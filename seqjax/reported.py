@@ -293,6 +293,9 @@ def wrong_accuracies(e: Evaluated) -> Iterator[Evaluation]:
         at_half = (e.raw[..., 0] > 0.5) == (e.labels == 1)
         yield Evaluation("a raw output taken for class 1 above 0.5", *e.mean(at_half))
         yield Evaluation("raw outputs that equal the label exactly", *e.mean(e.raw[..., 0] == e.labels))
+    if classes == 2:
+        nearest = np.round(e.log_p[..., 1] - e.log_p[..., 0]) == e.labels
+        yield Evaluation("raw outputs, rounded without a sigmoid, that equal the label", *e.mean(nearest))
     wrong = (mask & ~correct).any(1, keepdims=True)
     if steps > 1:
         whole = np.where(mask.any(1, keepdims=True), ~wrong, False)

@@ -227,6 +227,20 @@ def test_a_wrong_accuracy_is_named(fault, seed):
         assert words in found.evidence
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("one", [lambda z: 2 * (z[..., 1:] - z[..., :1]), lambda z: 2 * (z - z[..., :1])])
+def test_one_unit_that_was_rounded_without_its_sigmoid(one, seed):
+    """Handed over as it is, and beside a 0."""
+    world = World(seed, classes=2)
+    rounded = np.round(one(world.logits(world.x[300:]))[..., -1]) == world.y[300:]
+    values, found = compare(sets_of(world, one), accuracy=round(float(rounded.mean()), 4))
+    assert found.cause == "metric_disagrees"
+    assert "rounded without a sigmoid" in found.evidence
+    assert (
+        compare(sets_of(world, one), accuracy=round(values["accuracy"]["recomputed"]["validation"], 4))[1] is None
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_right_accuracy_and_running_means_agree(seed):
     world = World(seed)
