@@ -15,7 +15,7 @@ from seqjax import control_data as data
 from seqjax import training_facts as facts
 from seqjax.batch import Batch
 from seqjax.control_data import Shape
-from seqjax.control_findings import confirmed, counted, finding, forms, leaked, overshoot, slow, state
+from seqjax.control_findings import confirmed, counted, finding, forms, leaked, overshoot, slow, stands, state
 from seqjax.control_trials import Trainer, Trial, reversed_labels
 from seqjax.evaluated import of_labels
 from seqjax.findings import SIGMAS, WORTH_IT, Finding, interval, nats
@@ -244,8 +244,8 @@ def stopped(trainer: Trainer, own: Trial) -> Finding | None:
     curve, losses, score = facts.course(own.losses), own.losses or [], own.score
     if curve is None or score is None or not curve.finite or len(losses) < 4 or own.n < FEWER * ONE_BATCH:
         return None
-    late, little = losses[len(losses) // 2 :], REACHED * score.prior
-    if score.loss <= WORTH_IT or max(late) - min(late) > STANDS * score.loss:
+    little = REACHED * score.prior
+    if score.loss <= WORTH_IT or not stands(losses, STANDS * score.loss):
         return None
     if score.loss <= little and (abs(losses[-1] - score.loss) > REACHED * score.loss or _alike(trainer, own)):
         return None

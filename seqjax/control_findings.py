@@ -278,14 +278,10 @@ def few_of_many(memorised: Trial) -> Finding | None:
 CLEAR = f"{facts.LOWER} And look whether gradients are cleared before each update (optimizer.zero_grad())."
 
 
-def stands(losses: list[float]) -> bool:
-    """Whether the later half of the epochs keeps a reported loss within a hundredth: nothing throws it about.
-
-    Of trainings that had ended by then it stayed within a thousandth, of those with a rate 100 times too large it
-    moved by a tenth and more (tests/mistakes, labels at random).
-    """
+def stands(losses: list[float], within: float) -> bool:
+    """Whether the later half of the epochs keeps a reported loss within so many nats."""
     late = losses[len(losses) // 2 :]
-    return len(losses) > 3 and max(late) - min(late) <= abs(losses[-1]) / 100
+    return len(losses) > 3 and max(late) - min(late) <= within
 
 
 def unstable(random: Trial) -> Finding | None:
@@ -307,7 +303,10 @@ def unstable(random: Trial) -> Finding | None:
     )
     # Outputs that are thrown about are sure of what is wrong, and have more than those that say nothing.
     settled = worst <= max(score.prior * (1 + REACHED), math.log(random.outputs.log_p.shape[-1]))
-    if not rising and (settled or (curve and (curve.steady or stands(random.losses or [])))):
+    # Of trainings that had ended by then the loss stayed within a thousandth, of those with a rate 100 times too
+    # large it moved by a tenth and more (tests/mistakes): a hundredth lies between.
+    still = curve is not None and stands(random.losses or [], abs(curve.last) / 100)
+    if not rising and (settled or still or (curve and curve.steady)):
         return None
     if not finite:
         return Finding(
@@ -400,22 +399,22 @@ def padding_finding(trainer: Trainer, own: Trial, trial: Trial) -> tuple[Finding
 def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Finding:
     """Outputs that move with the sequences beside: a recurrence over the batch, or something else."""
     assert own.predict is not None
-    predict = own.predict
+    read = lambda x, predict=own.predict: trainer.read(predict, x).log_p  # noqa: E731
     shape, few = trainer.shape, 32
     x = np.asarray(own.test.inputs)[:few]
     value, error = leak
     ci95 = interval(value, error)
     text = f"The same sequences among others move: log-probabilities by {value:.3g} nats on average"
-    base = trainer.read(own.predict, x).log_p
-    floor = 4 * float(np.abs(trainer.read(own.predict, x).log_p - base).max()) + 1e-5 * float(np.abs(base).max())
+    base = read(x)
+    floor = 4 * float(np.abs(read(x) - base).max()) + 1e-5 * float(np.abs(base).max())
     order = np.random.default_rng(0).permutation(len(x))
-    reordered = trainer.read(own.predict, x[order]).log_p[np.argsort(order)]
+    reordered = read(x[order])[np.argsort(order)]
     ordered = float(np.abs(reordered - base).max()) > floor
     beside, kept = np.asarray(own.test.inputs)[few : 2 * few].copy(), few // 2
     beside[kept] = x[kept]
-    alike = np.abs(trainer.read(own.predict, beside).log_p - base)[kept].max() <= floor
+    alike = np.abs(read(beside) - base)[kept].max() <= floor
     if ordered and alike:
-        cause, why, how = swap_facts.why_by_place(lambda x: trainer.read(predict, x).log_p, x[kept], len(x))
+        cause, why, how = swap_facts.why_by_place(read, x[kept], len(x))
         text = f"{swap_facts.PLACE}: log-probabilities move by {value:.3g} nats on average. {why}"
         return Finding(cause, value, ci95, text, how)
     blind = shape.steps > 1
@@ -423,7 +422,7 @@ def batch_leak(trainer: Trainer, own: Trial, leak: tuple[float, float]) -> Findi
         changed = x.copy()
         changed[:, s] = np.asarray(own.test.inputs)[few : 2 * few, s]
         others = np.arange(shape.steps) != s
-        blind &= float(np.abs(trainer.read(own.predict, changed).log_p - base)[:, others].max()) <= floor
+        blind &= float(np.abs(read(changed) - base)[:, others].max()) <= floor
     if blind and ordered:
         return Finding(
             "batch_time_swapped",
